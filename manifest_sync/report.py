@@ -1,0 +1,142 @@
+"""What a run tells: its progress while it goes on, and its report at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from manifest_sync.model import Path, display, json_path
+
+
+class Progress(Protocol):
+    """Told of progress by the operations; the command line draws bars from it.
+
+    Stages are ``scan``, ``hash`` and ``transfer``; each counts files and bytes apart.
+    """
+
+    def begin(self, stage: str, files: int | None = None, bytes_: int | None = None) -> None:
+        """A stage starts; totals where they are known."""
+
+    def advance(self, stage: str, files: int = 0, bytes_: int = 0) -> None:
+        """So many more files and bytes are done."""
+
+    def end(self, stage: str) -> None:
+        """The stage is over."""
+
+    def note(self, text: str) -> None:
+        """One line a person wants to see now (a retry, a race lost and tried again)."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, stage: str, files: int | None = None, bytes_: int | None = None) -> None:
+        """See `Progress`."""
+
+    def advance(self, stage: str, files: int = 0, bytes_: int = 0) -> None:
+        """See `Progress`."""
+
+    def end(self, stage: str) -> None:
+        """See `Progress`."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+
+@dataclass(slots=True)
+class RunReport:
+    """The outcome of one push or pull; ``to_json`` gives the object that ``--json`` prints."""
+
+    command: str
+    mode: str
+    dry_run: bool = False
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    """What the mode did not do: counts by case name (see `manifest_sync.diff.Case`)."""
+    conflicts: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    """With ``dry_run`` (or ``verbose``): one stable line an action, in path order."""
+    missed: list[Path] = field(default_factory=list)
+    """With ``--checksum``: files whose change the stat cache had not shown."""
+    bytes: int = 0
+    stored_bytes: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    snapshot: str = ""
+    sequence: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """6 with conflicts, 3 when files were skipped, else 0."""
+        if self.conflicts:
+            return 6
+        return 3 if self.skipped else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``--json``, as `docs/cli.md` names them."""
+        return {
+            "command": self.command,
+            "mode": self.mode,
+            "dry_run": self.dry_run,
+            "new": self.new,
+            "changed": self.changed,
+            "deleted": self.deleted,
+            "unchanged": self.unchanged,
+            "left": self.left,
+            "conflicts": [json_path(p) for p in self.conflicts],
+            "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
+            "actions": self.actions,
+            "missed": [json_path(p) for p in self.missed],
+            "bytes": self.bytes,
+            "stored_bytes": self.stored_bytes,
+            "requests": self.requests,
+            "snapshot": self.snapshot,
+            "sequence": self.sequence,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(slots=True)
+class StatusReport:
+    """Drift between here and the bucket: the paths of every case by its name."""
+
+    cases: dict[str, list[Path]] = field(default_factory=dict)
+    """Case name (``new_here``, ``changed_here``, ``conflict`` …) to its paths, in path order."""
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    unchanged: int = 0
+    offline: bool = False
+    snapshot: str = ""
+    sequence: int = 0
+    trash_files: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def has_drift(self) -> bool:
+        """Whether any path differs."""
+        return any(self.cases.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``status --json``."""
+        return {
+            "command": "status",
+            "cases": {name: [json_path(p) for p in paths] for name, paths in self.cases.items()},
+            "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
+            "unchanged": self.unchanged,
+            "drift": self.has_drift,
+            "offline": self.offline,
+            "snapshot": self.snapshot,
+            "sequence": self.sequence,
+            "trash_files": self.trash_files,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def describe(path: Path, verb: str) -> str:
+    """One stable line for a plan: ``upload exp01/a.json``."""
+    return f"{verb:<9} {display(path)}"
