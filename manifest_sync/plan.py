@@ -1,0 +1,240 @@
+"""From cases and a mode to actions. Pure: what a run will do is decided here and carried out elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from manifest_sync.diff import CONFLICTS, Case, clashes, classify
+from manifest_sync.errors import SafetyLimit, UsageError
+from manifest_sync.model import SPECIAL, Path, State
+from manifest_sync.report import describe
+
+
+class Triple(Protocol):
+    """One path with its local, base and remote state."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def local(self) -> State | None: ...  # noqa: D102
+    @property
+    def base(self) -> State | None: ...  # noqa: D102
+    @property
+    def remote(self) -> State | None: ...  # noqa: D102
+
+
+class Verb(StrEnum):
+    """What is done with a path."""
+
+    UPLOAD = "upload"
+    DELETE_REMOTE = "delete"
+    DOWNLOAD = "download"
+    DELETE_LOCAL = "trash"
+    RECORD = "record"
+    """Both sides agree: only the base is brought up to date."""
+    TAKE_REMOTE_BASE = "settle"
+    """A conflict settled for the local side without sending it: it becomes an ordinary local change."""
+    TAKE_LOCAL_BASE = "yield"
+    """A conflict settled for the remote side without fetching it: the next pull brings it."""
+    CONFLICT = "conflict"
+    LEAVE = "leave"
+    NOTHING = "nothing"
+
+
+_PUSH: dict[str, dict[Case, Verb]] = {
+    "new": {Case.NEW_HERE: Verb.UPLOAD},
+    "copy": {Case.NEW_HERE: Verb.UPLOAD, Case.CHANGED_HERE: Verb.UPLOAD},
+    "full": {
+        Case.NEW_HERE: Verb.UPLOAD,
+        Case.CHANGED_HERE: Verb.UPLOAD,
+        Case.DELETED_HERE: Verb.DELETE_REMOTE,
+    },
+}
+_PULL: dict[str, dict[Case, Verb]] = {
+    "new": {Case.NEW_THERE: Verb.DOWNLOAD},
+    "copy": {Case.NEW_THERE: Verb.DOWNLOAD, Case.CHANGED_THERE: Verb.DOWNLOAD},
+    "full": {
+        Case.NEW_THERE: Verb.DOWNLOAD,
+        Case.CHANGED_THERE: Verb.DOWNLOAD,
+        Case.CHANGED_HERE: Verb.DOWNLOAD,
+        Case.DELETED_HERE: Verb.DOWNLOAD,
+        Case.DELETED_THERE: Verb.DELETE_LOCAL,
+    },
+}
+_TABLES = {"push": _PUSH, "pull": _PULL}
+MODES = ("new", "copy", "full")
+_DELETIONS = (Verb.DELETE_REMOTE, Verb.DELETE_LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user asked for: the command, its mode and the options that change a verdict."""
+
+    command: str
+    mode: str
+    delete_unknown: bool = False
+    restore_deleted: bool = False
+    resolve: str = ""
+    """``local`` or ``remote``, or empty."""
+    resolve_paths: tuple[Path, ...] = ()
+    """Where ``resolve`` holds; empty: every conflict."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"unknown mode {self.mode!r}", f"use one of {', '.join(MODES)}")
+        if self.resolve not in ("", "local", "remote"):
+            raise UsageError(f"--resolve takes local or remote, not {self.resolve!r}")
+        if self.delete_unknown and self.mode != "full":
+            raise UsageError("--delete-unknown goes with --full", "add --full, or leave it out")
+
+    def decide(self, case: Case, row: Triple) -> Verb:
+        """The verb for one path that is in ``case``."""
+        if case is Case.IN_SYNC:
+            return Verb.NOTHING
+        if case in (Case.SAME_CHANGE, Case.BOTH_DELETED):
+            return Verb.RECORD
+        if self._is_resolved(case, row.path):
+            return self._resolution(row)
+        if case in CONFLICTS:
+            return Verb.CONFLICT
+        if self.command == "push" and case is Case.NEW_THERE and self.delete_unknown:
+            return Verb.DELETE_REMOTE
+        if self.command == "pull":
+            if case is Case.NEW_HERE and self.delete_unknown:
+                return Verb.DELETE_LOCAL
+            if case is Case.DELETED_HERE and self.restore_deleted:
+                return Verb.DOWNLOAD
+        return _TABLES[self.command][self.mode].get(case, Verb.LEAVE)
+
+    def _is_resolved(self, case: Case, path: Path) -> bool:
+        if not self.resolve:
+            return False
+        if not self.resolve_paths:
+            return case in CONFLICTS
+        named = any(path == p or path.startswith(p + b"/") for p in self.resolve_paths)
+        return named and (case in CONFLICTS or case in (Case.CHANGED_THERE, Case.DELETED_THERE))
+
+    def _resolution(self, row: Triple) -> Verb:
+        if self.command == "push":
+            if self.resolve == "remote":
+                return Verb.TAKE_LOCAL_BASE
+            return Verb.DELETE_REMOTE if row.local is None else Verb.UPLOAD
+        if self.resolve == "local":
+            return Verb.TAKE_REMOTE_BASE
+        return Verb.DELETE_LOCAL if row.remote is None else Verb.DOWNLOAD
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One path and what is done with it; prints as one stable line."""
+
+    verb: Verb
+    case: Case
+    path: Path
+
+    def __str__(self) -> str:
+        return describe(self.path, self.verb.value)
+
+
+@dataclass(slots=True)
+class Summary:
+    """The first pass over a plan: what it comes to, before anything is done."""
+
+    verbs: dict[Verb, int] = field(default_factory=dict)
+    cases: dict[Case, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    conflicts: list[Path] = field(default_factory=list)
+    clashing: frozenset[Path] = frozenset()
+
+    def count(self, action: Action) -> None:
+        """Add one action."""
+        self.verbs[action.verb] = self.verbs.get(action.verb, 0) + 1
+        self.cases[action.case] = self.cases.get(action.case, 0) + 1
+        if action.verb is Verb.CONFLICT:
+            self.conflicts.append(action.path)
+        elif action.verb is Verb.LEAVE:
+            self.left[action.case.value] = self.left.get(action.case.value, 0) + 1
+
+    @property
+    def deletions(self) -> int:
+        """How many paths the plan deletes, on whichever side."""
+        return sum(self.verbs.get(verb, 0) for verb in _DELETIONS)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the plan does anything besides reporting."""
+        return any(self.verbs.get(v, 0) for v in Verb if v not in (Verb.LEAVE, Verb.NOTHING, Verb.CONFLICT))
+
+
+def iter_actions(
+    rows: Iterable[Triple], policy: Policy, clashing: frozenset[Path] = frozenset()
+) -> Iterator[Action]:
+    """The actions for ``rows``, in their order; a clashing path (case 13) is a conflict."""
+    for row in rows:
+        if row.path in clashing:
+            yield Action(Verb.CONFLICT, Case.FILE_FOLDER, row.path)
+            continue
+        case = classify(row.local, row.base, row.remote)
+        verb = policy.decide(case, row)
+        if verb is not Verb.NOTHING:
+            yield Action(verb, case, row.path)
+
+
+def present_after(row: Triple, verb: Verb, command: str) -> bool:
+    """Whether the path exists on the side that ``command`` writes, once ``verb`` was carried out."""
+    if verb in _DELETIONS:
+        return False
+    if verb in (Verb.UPLOAD, Verb.DOWNLOAD):
+        return True
+    return (row.remote if command == "push" else row.local) is not None
+
+
+def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy) -> Summary:
+    """First pass: count the plan and find the paths that would clash; ``rows`` can be called twice."""
+
+    def present() -> Iterator[Path]:
+        for row in rows():
+            verb = policy.decide(classify(row.local, row.base, row.remote), row)
+            if present_after(row, verb, policy.command):
+                yield row.path
+
+    summary = Summary(clashing=clashes(present()))
+    for action in iter_actions(rows(), policy, summary.clashing):
+        summary.count(action)
+    return summary
+
+
+def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
+    """The deletion guard.
+
+    Args:
+        deletions: how many paths the plan deletes.
+        in_scope: how many paths the side that loses them has in scope.
+        limit: ``--max-delete``: a number, a percentage such as ``80%``, or None for the default (more
+            than half of what is in scope, when that is more than 10 files).
+
+    Raises:
+        SafetyLimit: the plan deletes more.
+        UsageError: the limit is neither a number nor a percentage.
+    """
+    if limit is None:
+        allowed = max(10, in_scope // 2)
+    else:
+        digits, percent = limit.removesuffix("%"), limit.endswith("%")
+        if not digits.isdecimal():
+            raise UsageError(f"--max-delete takes a number or a percentage, not {limit!r}")
+        allowed = in_scope * int(digits) // 100 if percent else int(digits)
+    if deletions > allowed:
+        raise SafetyLimit(
+            f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}; "
+            "nothing was done",
+            f"look at --dry-run first; if it is meant, add --max-delete {deletions}",
+        )
+
+
+def is_sendable(state: State | None) -> bool:
+    """Whether a local state is content that can be sent (not a fifo, device or skipped symlink)."""
+    return state is not None and state != SPECIAL
