@@ -1,0 +1,227 @@
+"""The local index: the stat cache, the base, and what the head says, in one SQLite file.
+
+The only part of the program that speaks SQL. Every path is one row with three states (here, base,
+bucket), and a partial index keeps the rows whose states differ, so that a run over a big tree touches
+only those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from manifest_sync.index_connection import batches
+from manifest_sync.index_pages import DELETE_EMPTY, PageTables
+from manifest_sync.model import Path, Stat, State
+
+Ranges = Iterable[tuple[bytes, bytes]]
+"""Half-open ranges of path bytes, ``low <= path < high``, sorted and disjoint."""
+
+_COLUMNS = "path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote"
+_DRIFT = "paths INDEXED BY drift WHERE (local IS NOT base OR base IS NOT remote) AND path >= ? AND path < ?"
+_PUT_LOCAL = (
+    "INSERT INTO paths (path, size, mtime_ns, ctime_ns, inode, mode, clean, local)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
+    " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode,"
+    " mode = excluded.mode, clean = excluded.clean, local = excluded.local"
+)
+_NO_LOCAL = (
+    "SET local = NULL, size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL, clean = 0"
+)
+_PUT_BASE = (
+    "INSERT INTO paths (path, base) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET base = excluded.base"
+)
+_MAX = 2**63 - 1
+_MASK = 2**64 - 1
+
+
+class Row(NamedTuple):
+    """One path of the index. ``stat`` is None when nothing is known to be here."""
+
+    path: Path
+    stat: Stat | None
+    clean: int
+    local: State | None
+    base: State | None
+    remote: State | None
+
+
+class Index(PageTables):
+    """The index of one project; ``Index.open`` makes one. One process writes, under ``LocalLock``."""
+
+    def get_meta(self, key: str) -> str | None:
+        """A noted fact, None when it was never noted."""
+        value: str | None = self._value("SELECT value FROM meta WHERE key = ?", (key,))
+        return value
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Note a fact; None forgets it."""
+        if value is None:
+            self._write("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def folder(self, path: Path) -> tuple[bytes, bool] | None:
+        """Digest of a folder's last listing and whether it was on another device than its root."""
+        row = self._first("SELECT digest, mounted FROM folders WHERE path = ?", (path,))
+        return None if row is None else (row[0], bool(row[1]))
+
+    def set_folder(self, path: Path, digest: bytes, mounted: bool, files: int, size: int) -> None:
+        """Note a folder's listing: digest, device, and number and bytes of the files directly in it."""
+        self._write(
+            "INSERT OR REPLACE INTO folders VALUES (?, ?, ?, ?, ?)", (path, digest, mounted, files, size)
+        )
+
+    def child_folders(self, path: Path) -> set[bytes]:
+        """Names of the known folders directly in ``path``, also those known only by what is below."""
+        return {name for name, _ in self._children("SELECT path FROM folders", path, below=True)}
+
+    def drop_folders_below(self, path: Path) -> None:
+        """Forget the listings of a folder and of everything below it."""
+        with self._atomic():
+            self._write("DELETE FROM folders WHERE path = ?", (path,))
+            where, bounds = _below(path)
+            self._write(f"DELETE FROM folders WHERE {where}", bounds)  # noqa: S608
+
+    def totals(self) -> tuple[int, int]:
+        """Number and bytes of the files in all known folders."""
+        files, size = self._first("SELECT coalesce(sum(files), 0), coalesce(sum(bytes), 0) FROM folders")
+        return files, size
+
+    def unclean_folders(self) -> set[Path]:
+        """Folders that directly hold a file whose stat is not to be trusted."""
+        rows = self._rows("SELECT path FROM paths INDEXED BY unclean WHERE clean <> 1 AND local IS NOT NULL")
+        return {Path(path.rpartition(b"/")[0]) for (path,) in rows}
+
+    def rows_in(self, folder: Path) -> dict[bytes, Row]:
+        """The rows directly in a folder, by name."""
+        children = self._children(f"SELECT {_COLUMNS} FROM paths", folder, below=False)  # noqa: S608
+        return {name: _row(columns) for name, columns in children}
+
+    def _children(self, select: str, folder: bytes, *, below: bool) -> Iterator[tuple[bytes, Any]]:
+        """Name and columns of the direct children; with ``below`` also of folders with no row themselves.
+
+        Jumps over each subfolder with one seek, so that the cost does not grow with what is below.
+        """
+        where, bounds = _below(folder)
+        sql = f"{select} WHERE {where} ORDER BY path"
+        length = len(folder) + 1 if folder else 0
+        low, *high = bounds
+        with self._guard():
+            jumped = True
+            while jumped:
+                jumped = False
+                for columns in self._connection.execute(sql, (low, *high)):
+                    name = columns[0][length:]
+                    slash = name.find(b"/")
+                    if slash < 0:
+                        if name:
+                            yield name, columns
+                        continue
+                    if below:
+                        yield name[:slash], columns
+                    low = columns[0][: length + slash] + b"0"
+                    jumped = True
+                    break
+
+    def row(self, path: Path) -> Row | None:
+        """The row of a path."""
+        columns = self._first(f"SELECT {_COLUMNS} FROM paths WHERE path = ?", (path,))  # noqa: S608
+        return None if columns is None else _row(columns)
+
+    def put_local(self, rows: Iterable[tuple[Path, Stat | None, State | None, int]]) -> None:
+        """Set stat, local state and trust of paths, keeping base and remote: fastest in path order."""
+        with self._atomic():
+            for batch in batches(rows):
+                self._many(_PUT_LOCAL, [_local_columns(*row) for row in batch])
+                self._many(DELETE_EMPTY, [(row[0],) for row in batch if row[2] is None])
+
+    def forget_local(self, paths: Iterable[Path]) -> None:
+        """These paths are no longer here."""
+        with self._atomic():
+            for batch in batches(paths):
+                keys = [(path,) for path in batch]
+                self._many(f"UPDATE paths {_NO_LOCAL} WHERE path = ?", keys)
+                self._many(DELETE_EMPTY, keys)
+
+    def forget_local_below(self, folder: Path) -> None:
+        """Nothing below the folder is here any more."""
+        where, bounds = _below(folder)
+        with self._atomic():
+            self._write(f"DELETE FROM paths WHERE {where} AND base IS NULL AND remote IS NULL", bounds)  # noqa: S608
+            self._write(f"UPDATE paths {_NO_LOCAL} WHERE {where} AND local IS NOT NULL", bounds)
+
+    def set_base(self, rows: Iterable[tuple[Path, State | None]]) -> None:
+        """Set what this machine and the bucket agreed on; None forgets it."""
+        with self._atomic():
+            for batch in batches(rows):
+                self._many(_PUT_BASE, batch)
+                self._many(DELETE_EMPTY, [(path,) for path, state in batch if state is None])
+
+    def agree(self, ranges: Ranges) -> int:
+        """Take as base what is the same here and in the bucket; forget a base that both have deleted.
+
+        These are cases 8 and 12. Returns the number of paths settled. A local file whose state is not
+        known agrees with nothing.
+        """
+        settled = 0
+        with self._atomic():
+            for bounds in ranges:
+                settled += self._write(
+                    f"DELETE FROM {_DRIFT} AND local IS NULL AND remote IS NULL",  # noqa: S608
+                    bounds,
+                )
+                settled += self._write(
+                    "UPDATE paths INDEXED BY drift SET base = remote"
+                    " WHERE (local IS NOT base OR base IS NOT remote) AND path >= ? AND path < ?"
+                    " AND local IS remote AND base IS NOT remote AND local NOT IN (x'', x'6f')",
+                    bounds,
+                )
+        return settled
+
+    def drift(self, ranges: Ranges, after: bytes = b"", limit: int = 2000) -> list[Row]:
+        """Rows that are not in sync, in path order: at most ``limit`` of those above ``after``."""
+        found: list[Row] = []
+        sql = f"SELECT {_COLUMNS} FROM {_DRIFT} ORDER BY path LIMIT ?"  # noqa: S608
+        for low, high in ranges:
+            start = max(low, after + b"\0") if after else low
+            if start < high and len(found) < limit:
+                found += map(_row, self._rows(sql, (start, high, limit - len(found))))
+        return found
+
+    def iter_drift(self, ranges: Ranges) -> Iterator[Row]:
+        """All rows that are not in sync, in path order, in batches: rows already seen may be changed."""
+        wanted = list(ranges)
+        after = b""
+        while rows := self.drift(wanted, after):
+            yield from rows
+            after = rows[-1].path
+
+    def count_in_sync(self, ranges: Ranges) -> int:
+        """Number of paths that are the same here, in the base and in the bucket."""
+        sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND local = base AND base = remote"
+        return sum(self._value(sql, bounds) for bounds in ranges)
+
+
+def _below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """Condition and parameters for every path below a folder; ``0`` is the byte after ``/``."""
+    if folder:
+        return "path >= ? AND path < ?", (folder + b"/", folder + b"0")
+    return "path >= ?", (b"",)
+
+
+def _row(columns: Sequence[Any]) -> Row:
+    path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote = columns
+    stat = None if size is None else Stat(size, mtime_ns, ctime_ns, inode & _MASK, mode)
+    return Row(path, stat, clean, local, base, remote)
+
+
+def _local_columns(path: Path, stat: Stat | None, local: State | None, clean: int) -> tuple[Any, ...]:
+    if stat is None:
+        return path, None, None, None, None, None, clean, local
+    mtime_ns, ctime_ns, inode = stat.mtime_ns, stat.ctime_ns, stat.inode
+    if max(mtime_ns, ctime_ns, inode) > _MAX:
+        # SQLite's integers are signed. An inode comes back whole; a time after the year 2262 comes
+        # back different, so that the file is hashed again instead of stopping the run.
+        mtime_ns, ctime_ns, inode = (n - 2**64 if n > _MAX else n for n in (mtime_ns, ctime_ns, inode))
+    return path, stat.size, mtime_ns, ctime_ns, inode, stat.mode, clean, local

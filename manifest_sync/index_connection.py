@@ -1,0 +1,208 @@
+"""The SQLite file under the index: opening, checking, transactions, and errors in the user's words.
+
+Rollback journal, no WAL (it does not work on network filesystems), one writer under ``LocalLock``.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from itertools import islice
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from manifest_sync.errors import Contended, Damaged, ManifestSyncError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = int.from_bytes(b"msyn", "big")
+REBUILD = "run manifest-sync rebuild-index"
+BATCH = 5000
+
+T = TypeVar("T")
+
+
+def schema() -> str:
+    """The table definitions: the copy in an installed package, or the source tree's own."""
+    packaged = resources.files("manifest_sync") / "schema.sql"
+    if packaged.is_file():
+        return packaged.read_text("utf-8")
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(os.path.dirname(here), "schema.sql"), encoding="utf-8") as file:
+        return file.read()
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Lists of at most ``BATCH`` items, in order, so that no iterable is held as a whole."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+class IndexConnection:
+    """One open index file. Every write is atomic by itself, or part of the ``transaction`` around it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: str, *, read_only: bool = False) -> Self:
+        """Open the index at ``path``, or create it.
+
+        With ``read_only`` nothing can be written, and a missing file reads as an empty index.
+        Raises ``Damaged`` for a file that is corrupt, of another version, or no index at all.
+        """
+        missing = read_only and not os.path.exists(path)
+        uri = ":memory:" if missing else f"file:{quote(os.path.abspath(path))}?mode=rwc"
+        try:
+            # Read-only too may have to roll back what a killed run left, so it opens for writing.
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, timeout=10, cached_statements=256
+            )
+        except sqlite3.Error as error:
+            raise ManifestSyncError(f"cannot open the local index {path}: {error}") from error
+        index = cls(connection, path)
+        try:
+            with index._guard():
+                index._prepare()
+                if read_only:
+                    connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return index
+
+    def _prepare(self) -> None:
+        for pragma in ("cache_size = -32768", "synchronous = NORMAL", "temp_store = MEMORY"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        version = self._value("PRAGMA user_version")
+        application = self._value("PRAGMA application_id")
+        if version == 0 and application == 0 and not self._value("SELECT count(*) FROM sqlite_master"):
+            self._create()
+        elif application != APPLICATION_ID:
+            raise Damaged(f"{self._path} is not an index of manifest-sync", REBUILD)
+        elif version != SCHEMA_VERSION:
+            raise Damaged(
+                f"the local index {self._path} has version {version}; this program uses {SCHEMA_VERSION}",
+                REBUILD,
+            )
+
+    def _create(self) -> None:
+        # Imported here because opening an existing index does not need it and the import takes 0.1 s.
+        import sqlite_utils  # noqa: PLC0415
+
+        # One transaction: a kill leaves an empty file, which the next run fills, never half a schema.
+        sqlite_utils.Database(self._connection).conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def quick_check(self) -> None:
+        """Read the whole file and check its structure. Raises ``Damaged``."""
+        result = self._rows("PRAGMA quick_check(1)")
+        if result != [("ok",)]:
+            raise Damaged(f"the local index {self._path} is damaged: {result[0][0]}", REBUILD)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: an exception undoes every write inside. Nests."""
+        nested = self._connection.in_transaction
+        self._depth += 1
+        name = f"level_{self._depth}"
+        try:
+            self._write(f"SAVEPOINT {name}" if nested else "BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                # After a full disk SQLite has rolled back by itself and there is nothing left to undo.
+                if self._connection.in_transaction:
+                    if nested:
+                        self._write(f"ROLLBACK TO {name}")
+                        self._write(f"RELEASE {name}")
+                    else:
+                        self._write("ROLLBACK")
+                raise
+            try:
+                self._write(f"RELEASE {name}" if nested else "COMMIT")
+            except BaseException:
+                if not nested and self._connection.in_transaction:
+                    self._write("ROLLBACK")
+                raise
+        finally:
+            self._depth -= 1
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        # A savepoint for every call inside a transaction would copy pages for nothing.
+        if self._connection.in_transaction:
+            yield
+        else:
+            with self.transaction():
+                yield
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            translated = _translate(error, self._path)
+            if translated is None:
+                raise
+            raise translated from error
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._guard():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _first(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        with self._guard():
+            return self._connection.execute(sql, parameters).fetchone()
+
+    def _value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        row = self._first(sql, parameters)
+        return None if row is None else row[0]
+
+    def _write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with self._guard():
+            return self._connection.execute(sql, parameters).rowcount
+
+    def _many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._guard():
+            self._connection.executemany(sql, rows)
+
+    def _paged(self, sql: str, key: Callable[[Any], bytes], size: int = 2000) -> Iterator[Any]:
+        """Rows in path order, a batch at a time, so that the caller may change rows between batches.
+
+        ``sql`` takes the lowest path and the size of the batch.
+        """
+        low = b""
+        while rows := self._rows(sql, (low, size)):
+            yield from rows
+            low = key(rows[-1]) + b"\0"
+
+
+def _translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | None:
+    """The error a user understands; None for a mistake in this program, which must stay visible."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return Damaged(f"the local index {path} is damaged: {error}", REBUILD)
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return Contended(
+            f"another process is writing the local index {path}", "try again when it has finished"
+        )
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+        return ManifestSyncError(
+            f"cannot use the local index {path}: {error}", "check free space and permissions of its folder"
+        )
+    return None

@@ -1,0 +1,187 @@
+"""The part of the index that caches the bucket and keeps the journal of unfinished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from manifest_sync.index_connection import IndexConnection, batches
+from manifest_sync.model import Hash, Path, State
+
+DELETE_EMPTY = "DELETE FROM paths WHERE path = ? AND local IS NULL AND base IS NULL AND remote IS NULL"
+_PUT_REMOTE = (
+    "INSERT INTO paths (path, remote) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET remote = excluded.remote"
+)
+
+
+class PageTables(IndexConnection):
+    """Pages, chunk hints, what is uploaded and unpublished, what a pull intends, and the trash."""
+
+    def save_page(self, page_id: str, session: str, body: bytes, first: bytes, last: bytes) -> None:
+        """Keep a page's stored body; ``first`` and ``last`` are its lowest and highest path."""
+        self._write(
+            "INSERT INTO pages (id, session, first, last, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id)"
+            " DO UPDATE SET session = excluded.session, first = excluded.first, last = excluded.last,"
+            " body = excluded.body",
+            (page_id, session, first, last, body),
+        )
+
+    def load_page_body(self, page_id: str) -> bytes | None:
+        """The stored body of a page, None when it is not kept here."""
+        body: bytes | None = self._value("SELECT body FROM pages WHERE id = ?", (page_id,))
+        return body
+
+    def reflected(self) -> set[str]:
+        """Ids of the pages whose entries the ``remote`` column holds."""
+        return {row[0] for row in self._rows("SELECT id FROM pages WHERE reflected = 1")}
+
+    def reflect_page(self, page_id: str, states: Iterable[tuple[Path, State]]) -> None:
+        """Set ``remote`` of a page's paths and mark the page reflected."""
+        rows = list(states)
+        first, last = (min(rows)[0], max(rows)[0]) if rows else (b"", b"")
+        with self._atomic():
+            self._many(_PUT_REMOTE, rows)
+            self._write(
+                "INSERT INTO pages (id, reflected, first, last) VALUES (?, 1, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET reflected = 1,"
+                " first = coalesce(first, excluded.first), last = coalesce(last, excluded.last)",
+                (page_id, first, last),
+            )
+
+    def unreflect_page(self, page_id: str, first: bytes | None = None, last: bytes | None = None) -> None:
+        """Take a page's range, both ends included, out of ``remote``; unreflect before reflecting others.
+
+        Without ``first`` and ``last`` the range is the one kept with the page.
+        """
+        with self._atomic():
+            if first is None or last is None:
+                kept = self._first("SELECT first, last FROM pages WHERE id = ?", (page_id,))
+                first, last = kept or (b"", b"")
+            bounds = (first, last)
+            self._write(
+                "DELETE FROM paths WHERE path BETWEEN ? AND ? AND local IS NULL AND base IS NULL", bounds
+            )
+            self._write(
+                "UPDATE paths SET remote = NULL WHERE path BETWEEN ? AND ? AND remote IS NOT NULL", bounds
+            )
+            self._write("UPDATE pages SET reflected = 0 WHERE id = ?", (page_id,))
+
+    def drop_pages(self, keep: Collection[str]) -> None:
+        """Forget pages that are neither in ``keep`` nor reflected, and the hints into them."""
+        gone = [(i,) for (i,) in self._rows("SELECT id FROM pages WHERE reflected = 0") if i not in keep]
+        if gone:
+            with self._atomic():
+                self._many("DELETE FROM pages WHERE id = ?", gone)
+                self._write("DELETE FROM chunks WHERE page NOT IN (SELECT number FROM pages)")
+
+    def save_chunk_hints(self, page_id: str, chunk_ids: Iterable[Hash]) -> None:
+        """Note that these chunks are located by this page; the page noted last wins."""
+        with self._atomic():
+            self._write("INSERT OR IGNORE INTO pages (id) VALUES (?)", (page_id,))
+            number = self._value("SELECT number FROM pages WHERE id = ?", (page_id,))
+            self._many(
+                "INSERT OR REPLACE INTO chunks (id, page) VALUES (?, ?)", ((c, number) for c in chunk_ids)
+            )
+
+    def page_of_chunk(self, chunk_id: Hash) -> str | None:
+        """Id of a page that may locate the chunk: a hint, to be checked against the page."""
+        page: str | None = self._value(
+            "SELECT pages.id FROM chunks JOIN pages ON number = page WHERE chunks.id = ?", (chunk_id,)
+        )
+        return page
+
+    def plan_reset(self) -> None:
+        """Take every pending row out of the plan, keeping what was uploaded for a later plan."""
+        self._write("UPDATE pending SET planned = 0 WHERE planned <> 0")
+
+    def put_pending(self, rows: Iterable[tuple[Path, State | None, bytes | None, int]]) -> None:
+        """Note planned changes: path, state (None deletes), encoded entry, lowest fence it relies on."""
+        with self._atomic():
+            self._many("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, 1)", rows)
+
+    def pending_for(self, path: Path) -> tuple[State | None, bytes | None, int] | None:
+        """What an unfinished push holds for a path: state, entry, fence."""
+        row: tuple[State | None, bytes | None, int] | None = self._first(
+            "SELECT state, entry, fence FROM pending WHERE path = ?", (path,)
+        )
+        return row
+
+    def mark_planned(self, paths: Iterable[Path]) -> None:
+        """Put pending rows into the plan as they are."""
+        with self._atomic():
+            self._many("UPDATE pending SET planned = 1 WHERE path = ?", ((p,) for p in paths))
+
+    def iter_planned(self) -> Iterator[tuple[Path, State | None, bytes | None]]:
+        """Planned changes in path order: path, state, entry."""
+        sql = "SELECT path, state, entry FROM pending WHERE path >= ? AND planned = 1 ORDER BY path LIMIT ?"
+        return self._paged(sql, lambda row: row[0])
+
+    def iter_pending(self) -> Iterator[tuple[Path, State | None, bytes | None, int]]:
+        """Everything uploaded and unpublished, in path order: path, state, entry, fence."""
+        sql = "SELECT path, state, entry, fence FROM pending WHERE path >= ? ORDER BY path LIMIT ?"
+        return self._paged(sql, lambda row: row[0])
+
+    def pending_fences(self) -> int | None:
+        """The lowest fence that a pending entry relies on; deletions rely on none."""
+        fence: int | None = self._value("SELECT min(fence) FROM pending WHERE entry IS NOT NULL")
+        return fence
+
+    def drop_pending(self, paths: Iterable[Path]) -> None:
+        """Forget pending rows."""
+        with self._atomic():
+            self._many("DELETE FROM pending WHERE path = ?", ((p,) for p in paths))
+
+    def publish_planned(self) -> None:
+        """The planned changes are in the head: they become base and leave the journal."""
+        with self._atomic():
+            self._write(
+                "INSERT INTO paths (path, base) SELECT path, state FROM pending WHERE planned = 1"
+                " ON CONFLICT (path) DO UPDATE SET base = excluded.base"
+            )
+            self._write(
+                "DELETE FROM paths WHERE path IN (SELECT path FROM pending"
+                " WHERE planned = 1 AND state IS NULL) AND local IS NULL AND base IS NULL AND remote IS NULL"
+            )
+            self._write("DELETE FROM pending WHERE planned = 1")
+
+    def clear_pending(self) -> None:
+        """Forget everything uploaded and unpublished."""
+        self._write("DELETE FROM pending")
+
+    def put_sent(self, rows: Iterable[tuple[Hash, bytes, int]]) -> None:
+        """Note chunks already uploaded: id, encoded location, fence of the session."""
+        with self._atomic():
+            self._many("INSERT OR REPLACE INTO sent VALUES (?, ?, ?)", rows)
+
+    def sent(self, chunk_id: Hash) -> tuple[bytes, int] | None:
+        """Location and fence of a chunk that an unfinished push uploaded."""
+        row: tuple[bytes, int] | None = self._first(
+            "SELECT location, fence FROM sent WHERE id = ?", (chunk_id,)
+        )
+        return row
+
+    def clear_sent(self) -> None:
+        """Forget the chunks already uploaded."""
+        self._write("DELETE FROM sent")
+
+    def put_intents(self, rows: Iterable[tuple[Path, State | None]]) -> None:
+        """Note what is about to be made true on disk; None is a deletion."""
+        with self._atomic():
+            self._many("INSERT OR REPLACE INTO intents VALUES (?, ?)", rows)
+
+    def intents(self) -> list[tuple[Path, State | None]]:
+        """What an unfinished pull meant to do, in path order."""
+        return self._rows("SELECT path, state FROM intents ORDER BY path")
+
+    def clear_intents(self) -> None:
+        """The intents are settled."""
+        self._write("DELETE FROM intents")
+
+    def add_trash(self, rows: Iterable[tuple[str, Path, str, State | None, State | None]]) -> None:
+        """Note what was moved to the trash: run, path, stored name, its state, its base."""
+        with self._atomic():
+            for batch in batches(rows):
+                self._many("INSERT OR REPLACE INTO trash VALUES (?, ?, ?, ?, ?)", batch)
+
+    def trash_count(self) -> int:
+        """Number of things in the trash."""
+        return int(self._value("SELECT count(*) FROM trash"))

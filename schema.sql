@@ -1,0 +1,100 @@
+-- The local index of manifest-sync, `.manifest-sync/index.sqlite`: a cache of what is on disk and in
+-- the bucket, plus the base, which is what both last agreed on. Everything except the base and the
+-- trash can be made again; `manifest-sync rebuild-index` makes it again when this file is lost.
+--
+-- Paths are BLOBs: raw bytes below the root, so that SQLite's order is the order of a page.
+-- A state is NULL (absent), or one kind byte and a 32-byte BLAKE3, or x'' (local only: must be hashed),
+-- or x'6f' (local only: something that is never sent). States are compared with IS, never with =,
+-- because absent equals absent.
+
+-- Facts about this index: repository, last head and its ETag, machine, settings it was built under.
+CREATE TABLE meta (
+  key   TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- One row for every path that is here, in the base, or in the bucket; a row that is none is deleted.
+-- A reader of one folder walks neighbouring rows, hence the path as clustered key.
+CREATE TABLE paths (
+  path     BLOB PRIMARY KEY,
+  size     INTEGER,             -- size to mode: lstat when local was taken; all NULL when not here
+  mtime_ns INTEGER,
+  ctime_ns INTEGER,
+  inode    INTEGER,             -- 64 bits, kept as a signed number
+  mode     INTEGER,
+  clean    INTEGER NOT NULL DEFAULT 0,  -- 0 hash again, 1 trusted, 2 written by this run, to be confirmed
+  local    BLOB,                -- state here
+  base     BLOB,                -- state that this machine and the bucket last agreed on
+  remote   BLOB                 -- state in the head as far as its pages are reflected
+) WITHOUT ROWID;
+
+-- The rows that a push or pull has to think about: few, however big the tree. A query must repeat this
+-- condition word for word to be answered from here.
+CREATE INDEX drift ON paths (path) WHERE local IS NOT base OR base IS NOT remote;
+
+-- The rows whose stat proves nothing yet; their folders cannot be skipped.
+CREATE INDEX unclean ON paths (path) WHERE clean <> 1 AND local IS NOT NULL;
+
+-- Folders as last listed. A folder with the digest of last time needs none of its rows loaded.
+CREATE TABLE folders (
+  path    BLOB PRIMARY KEY,
+  digest  BLOB NOT NULL,
+  mounted INTEGER NOT NULL,     -- 1: was on another device than its root
+  files   INTEGER NOT NULL,     -- directly in it, ours only
+  bytes   INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Pages of the head kept here. reflected = 1: paths.remote holds what the page says. The body is last,
+-- so that listing pages does not read the bodies.
+CREATE TABLE pages (
+  number    INTEGER PRIMARY KEY,
+  id        TEXT NOT NULL UNIQUE,
+  session   TEXT NOT NULL DEFAULT '',
+  reflected INTEGER NOT NULL DEFAULT 0,
+  first     BLOB,
+  last      BLOB,
+  body      BLOB                -- as stored in the bucket (compressed); NULL when not kept
+);
+
+-- Where a chunk can be found: a hint for deduplication, checked against the page before it is used.
+CREATE TABLE chunks (
+  id   BLOB PRIMARY KEY,
+  page INTEGER NOT NULL         -- pages.number
+) WITHOUT ROWID;
+
+-- What a push has uploaded and not yet published. planned = 1: the next swap of the head publishes it.
+CREATE TABLE pending (
+  path    BLOB PRIMARY KEY,
+  state   BLOB,                 -- NULL: delete
+  entry   BLOB,                 -- the entry with its chunk locations
+  fence   INTEGER NOT NULL,     -- fence of the oldest session whose objects the entry uses
+  planned INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Chunks of big files that an unfinished push has already uploaded.
+CREATE TABLE sent (
+  id       BLOB PRIMARY KEY,
+  location BLOB NOT NULL,
+  fence    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What a pull is about to make true on disk, written down before it does.
+CREATE TABLE intents (
+  path  BLOB PRIMARY KEY,
+  state BLOB                    -- NULL: delete
+) WITHOUT ROWID;
+
+-- What a run took away, with the base row that went with it, so that undo restores both.
+CREATE TABLE trash (
+  run    TEXT NOT NULL,
+  path   BLOB NOT NULL,
+  stored TEXT NOT NULL,         -- name in the trash folder of the run
+  state  BLOB,
+  base   BLOB,
+  PRIMARY KEY (run, path)
+) WITHOUT ROWID;
+
+-- 'msyn': tells this file from any other SQLite file.
+PRAGMA application_id = 1836284270;
+-- Raised by every change of the tables; an index of another version is rebuilt, not migrated.
+PRAGMA user_version = 1;
