@@ -189,7 +189,9 @@ def decompress(data: bytes, max_raw: int) -> bytes:
             raise FormatError("zstd frame does not declare its size")
         if declared > max_raw:
             raise FormatError(f"zstd frame declares {declared} bytes; at most {max_raw} are allowed")
-        plain = _codecs.decompressor.decompress(data, max_output_size=max(declared, 1), allow_extra_data=False)
+        plain = _codecs.decompressor.decompress(
+            data, max_output_size=max(declared, 1), allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise FormatError(f"not a valid zstd frame: {error}") from None
     if len(plain) != declared:

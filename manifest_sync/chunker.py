@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal, cast
 
 ALGORITHM = "fastcdc-2020"
 _SMALLEST, _LARGEST = 1 << 10, 16 << 20
@@ -76,7 +77,7 @@ def cut(read: Callable[[int], bytes], size: int, params: ChunkParams = DEFAULT) 
             params.avg,
             min_size=params.min,
             max_size=params.max,
-            normalized_chunking=params.normalization,
+            normalized_chunking=cast(Literal[0, 1, 2, 3], params.normalization),
             seed=params.seed,
         )
         # The library's view is valid only until the next chunk: copy.
