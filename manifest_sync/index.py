@@ -202,6 +202,20 @@ class Index(PageTables):
         sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND local = base AND base = remote"
         return sum(self._value(sql, bounds) for bounds in ranges)
 
+    def count_local(self, ranges: Ranges) -> int:
+        """Number of files here."""
+        sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND local IS NOT NULL"
+        return sum(self._value(sql, bounds) for bounds in ranges)
+
+    def count_remote(self, ranges: Ranges) -> int:
+        """Number of paths in the bucket, as far as its pages are reflected."""
+        sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL"
+        return sum(self._value(sql, bounds) for bounds in ranges)
+
+    def has_base(self) -> bool:
+        """Whether this machine and the bucket ever agreed on anything."""
+        return self._first("SELECT 1 FROM paths WHERE base IS NOT NULL LIMIT 1") is not None
+
 
 def _below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
     """Condition and parameters for every path below a folder; ``0`` is the byte after ``/``."""

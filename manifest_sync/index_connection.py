@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -75,6 +76,25 @@ class IndexConnection:
             connection.close()
             raise
         return index
+
+    @classmethod
+    @contextmanager
+    def snapshot(cls, path: str) -> Iterator[str]:
+        """The path of a throw-away copy of the index, for a look while another process writes to it."""
+        with tempfile.TemporaryDirectory(prefix="manifest-sync-") as folder:
+            copy = os.path.join(folder, "index.sqlite")
+            source = sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)
+            target = sqlite3.connect(copy)
+            try:
+                source.backup(target)
+            except sqlite3.OperationalError as error:
+                raise Contended(
+                    f"{path} is being written by another run: {error}", "try again in a moment"
+                ) from error
+            finally:
+                target.close()
+                source.close()
+            yield copy
 
     def _prepare(self) -> None:
         for pragma in ("cache_size = -32768", "synchronous = NORMAL", "temp_store = MEMORY"):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from manifest_sync.index_connection import IndexConnection, batches
 from manifest_sync.model import Hash, Path, State
+from manifest_sync.pages import PageRef
 
 DELETE_EMPTY = "DELETE FROM paths WHERE path = ? AND local IS NULL AND base IS NULL AND remote IS NULL"
 _PUT_REMOTE = (
@@ -15,6 +16,10 @@ _PUT_REMOTE = (
 
 class PageTables(IndexConnection):
     """Pages, chunk hints, what is uploaded and unpublished, what a pull intends, and the trash."""
+
+    def save_page_body(self, ref: PageRef, body: bytes) -> None:
+        """Keep a page's stored body, as the repository hands it over."""
+        self.save_page(ref.id, ref.session, body, ref.first, ref.last)
 
     def save_page(self, page_id: str, session: str, body: bytes, first: bytes, last: bytes) -> None:
         """Keep a page's stored body; ``first`` and ``last`` are its lowest and highest path."""
@@ -33,6 +38,10 @@ class PageTables(IndexConnection):
     def reflected(self) -> set[str]:
         """Ids of the pages whose entries the ``remote`` column holds."""
         return {row[0] for row in self._rows("SELECT id FROM pages WHERE reflected = 1")}
+
+    def reflected_ranges(self) -> list[tuple[str, bytes, bytes]]:
+        """Id, first and last path of each reflected page, in path order."""
+        return self._rows("SELECT id, first, last FROM pages WHERE reflected = 1 ORDER BY first")
 
     def reflect_page(self, page_id: str, states: Iterable[tuple[Path, State]]) -> None:
         """Set ``remote`` of a page's paths and mark the page reflected."""
@@ -120,9 +129,20 @@ class PageTables(IndexConnection):
         sql = "SELECT path, state, entry, fence FROM pending WHERE path >= ? ORDER BY path LIMIT ?"
         return self._paged(sql, lambda row: row[0])
 
-    def pending_fences(self) -> int | None:
-        """The lowest fence that a pending entry relies on; deletions rely on none."""
-        fence: int | None = self._value("SELECT min(fence) FROM pending WHERE entry IS NOT NULL")
+    def has_pending(self) -> bool:
+        """Whether anything is uploaded and not yet published."""
+        return self._first("SELECT 1 FROM pending LIMIT 1") is not None
+
+    def has_planned(self) -> bool:
+        """Whether this run has anything to publish."""
+        return self._first("SELECT 1 FROM pending WHERE planned = 1 LIMIT 1") is not None
+
+    def oldest_fence(self) -> int | None:
+        """The lowest fence that an uploaded object relies on; deletions rely on none."""
+        fence: int | None = self._value(
+            "SELECT min(fence) FROM (SELECT fence FROM pending WHERE entry IS NOT NULL"
+            " UNION ALL SELECT fence FROM sent)"
+        )
         return fence
 
     def drop_pending(self, paths: Iterable[Path]) -> None:

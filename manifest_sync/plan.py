@@ -9,7 +9,7 @@ from typing import Protocol
 
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import SafetyLimit, UsageError
-from manifest_sync.model import SPECIAL, Path, State
+from manifest_sync.model import Path, State
 from manifest_sync.report import describe
 
 
@@ -146,6 +146,8 @@ class Summary:
     verbs: dict[Verb, int] = field(default_factory=dict)
     cases: dict[Case, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    moves: dict[Case, int] = field(default_factory=dict)
+    """Uploads or downloads by case."""
     conflicts: list[Path] = field(default_factory=list)
     clashing: frozenset[Path] = frozenset()
 
@@ -153,6 +155,8 @@ class Summary:
         """Add one action."""
         self.verbs[action.verb] = self.verbs.get(action.verb, 0) + 1
         self.cases[action.case] = self.cases.get(action.case, 0) + 1
+        if action.verb in (Verb.UPLOAD, Verb.DOWNLOAD):
+            self.moves[action.case] = self.moves.get(action.case, 0) + 1
         if action.verb is Verb.CONFLICT:
             self.conflicts.append(action.path)
         elif action.verb is Verb.LEAVE:
@@ -233,8 +237,3 @@ def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
             "nothing was done",
             f"look at --dry-run first; if it is meant, add --max-delete {deletions}",
         )
-
-
-def is_sendable(state: State | None) -> bool:
-    """Whether a local state is content that can be sent (not a fifo, device or skipped symlink)."""
-    return state is not None and state != SPECIAL

@@ -291,11 +291,11 @@ def test_a_page_reflected_without_a_body_knows_its_range(index: Index) -> None:
 
 
 def test_journal(index: Index) -> None:
-    assert index.pending_fences() is None
+    assert index.oldest_fence() is None
     index.put_pending([(Path(b"b"), A, b"entry", 7), (Path(b"a"), None, None, 3), (Path(b"c"), B, b"e", 9)])
     assert index.pending_for(Path(b"b")) == (A, b"entry", 7)
     assert index.pending_for(Path(b"z")) is None
-    assert index.pending_fences() == 7
+    assert index.oldest_fence() == 7
     index.drop_pending([Path(b"b")])
     assert [p for p, *_ in index.iter_pending()] == [b"a", b"c"]
     index.clear_pending()

@@ -1,0 +1,91 @@
+"""From an index that knows both sides to a checked plan: shared by push and pull."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from manifest_sync import observe
+from manifest_sync.diff import Case
+from manifest_sync.index import Row
+from manifest_sync.observe import Observed
+from manifest_sync.plan import Policy, Summary, Verb, check_deletions, iter_actions, summarize
+from manifest_sync.report import RunReport
+from manifest_sync.repository import Head
+from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """One push or pull, as asked for."""
+
+    policy: Policy
+    scope: Scope
+    checksum: bool = False
+    dry_run: bool = False
+    list_actions: bool = False
+    max_delete: str | None = None
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Decision:
+    """A checked plan. Its actions are read from the index again when they are carried out, in path order,
+    so that a plan of a million files is never held as a list."""
+
+    ws: Workspace
+    options: RunOptions
+    observed: Observed
+    summary: Summary
+
+    def rows(self, verb: Verb) -> Iterator[Row]:
+        """The rows whose action is ``verb``."""
+        for row in observe.iter_rows(self.ws, self.options.scope, self.observed):
+            for action in iter_actions([row], self.options.policy, self.summary.clashing):
+                if action.verb is verb:
+                    yield row
+
+    def lines(self) -> list[str]:
+        """The plan as stable lines, one an action."""
+        rows = observe.iter_rows(self.ws, self.options.scope, self.observed)
+        return [
+            str(action)
+            for action in iter_actions(rows, self.options.policy, self.summary.clashing)
+            if action.verb not in (Verb.LEAVE, Verb.RECORD)
+        ]
+
+
+def decide(
+    ws: Workspace, head: Head, options: RunOptions, observed: Observed, report: RunReport
+) -> Decision:
+    """Bring the index up to ``head``, plan, check the limits and fill in the report's counts.
+
+    Raises:
+        SafetyLimit: the plan deletes more than ``max_delete`` allows.
+    """
+    observe.reflect(ws, head, options.scope)
+    observe.hash_unread(ws, options.scope, observed)
+    ranges = options.scope.ranges()
+    if not options.dry_run:
+        ws.index.agree(ranges)
+    summary = summarize(lambda: observe.iter_rows(ws, options.scope, observed), options.policy)
+    if summary.deletions:
+        losing_side = ws.index.count_remote if options.policy.command == "push" else ws.index.count_local
+        check_deletions(summary.deletions, losing_side(ranges), options.max_delete)
+    decision = Decision(ws, options, observed, summary)
+    _fill(decision, report)
+    return decision
+
+
+def _fill(decision: Decision, report: RunReport) -> None:
+    summary, options = decision.summary, decision.options
+    moves = summary.moves
+    report.new = sum(moves.get(case, 0) for case in (Case.NEW_HERE, Case.NEW_THERE, Case.DELETED_HERE))
+    report.changed = sum(moves.values()) - report.new
+    report.deleted = summary.deletions
+    report.unchanged = decision.ws.index.count_in_sync(options.scope.ranges())
+    report.left = summary.left
+    report.conflicts = summary.conflicts
+    if options.dry_run or options.list_actions:
+        report.actions = decision.lines()

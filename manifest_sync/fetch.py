@@ -1,0 +1,139 @@
+"""Getting file contents: which byte ranges of which packs, side by side, and every chunk verified."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from manifest_sync import manifest as fmt
+from manifest_sync.canonical import hash_bytes
+from manifest_sync.errors import Damaged, FormatError, UnknownFeature
+from manifest_sync.model import Entry, FrameRef, PackRef, Path, display
+from manifest_sync.pack import decode_frame
+from manifest_sync.stores.base import NotFound, Store
+
+MAX_GAP = 256 * 1024
+"""Unwanted bytes between two frames that are fetched along rather than paid for with a request."""
+MAX_RANGE = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Verified plain bytes of one file: ``entry`` at ``offset``."""
+
+    entry: Entry
+    offset: int
+    data: bytes
+
+
+class MissingContent(Exception):
+    """A pack that an entry names is not there, or does not hold what it should.
+
+    The caller reads the head again: if it has changed, a collection may have moved the content; if not,
+    the bucket is damaged.
+    """
+
+    def __init__(self, path: Path, key: str, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+        self.key = key
+        self.reason = reason
+
+    def as_damage(self, location: str) -> Damaged:
+        """The error for a head that has not changed meanwhile."""
+        return Damaged(
+            f"{display(self.path)}: {self.key} at {location} is damaged: {self.reason}",
+            "the other files are not affected; a machine that has the file can push it again",
+        )
+
+
+@dataclass(slots=True)
+class _Range:
+    """One request: consecutive frames of one pack and what is wanted from each."""
+
+    pack: PackRef
+    offset: int
+    end: int
+    wants: list[tuple[FrameRef, list[tuple[Entry, int, int]]]] = field(default_factory=list)
+    """Per frame: entry, number of its chunk, and the chunk's offset in the file."""
+
+
+def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
+    """Coalesced byte ranges that cover every chunk of ``entries``, in the order they are first needed."""
+    frames: dict[FrameRef, list[tuple[Entry, int, int]]] = {}
+    order: dict[PackRef, None] = {}
+    for entry in entries:
+        position = 0
+        for number, chunk in enumerate(entry.chunks):
+            frames.setdefault(chunk.frame, []).append((entry, number, position))
+            order.setdefault(chunk.frame.pack)
+            position += chunk.length
+    by_pack: dict[PackRef, list[FrameRef]] = {pack: [] for pack in order}
+    for frame in frames:
+        by_pack[frame.pack].append(frame)
+    ranges: list[_Range] = []
+    for pack, members in by_pack.items():
+        current: _Range | None = None
+        for frame in sorted(members, key=lambda f: f.offset):
+            end = frame.offset + frame.stored
+            if (
+                current is None
+                or frame.offset - current.end > MAX_GAP
+                or end - current.offset > MAX_RANGE
+            ):
+                current = _Range(pack, frame.offset, end)
+                ranges.append(current)
+            current.end = max(current.end, end)
+            current.wants.append((frame, frames[frame]))
+    return ranges
+
+
+def _fetch(store: Store, wanted: _Range) -> list[Piece]:
+    first = wanted.wants[0][1][0][0]
+    if wanted.pack.is_external:
+        raise UnknownFeature(
+            f"{display(first.path)} lies in an external object, which this version cannot read",
+            "upgrade manifest-sync",
+        )
+    key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
+    if wanted.end > wanted.pack.size:
+        raise MissingContent(first.path, key, "a frame lies outside the pack")
+    try:
+        body = store.get_range(key, wanted.offset, wanted.end - wanted.offset)
+    except NotFound:
+        raise MissingContent(first.path, key, "it is missing") from None
+    pieces: list[Piece] = []
+    for frame, wants in wanted.wants:
+        start = frame.offset - wanted.offset
+        try:
+            plain = decode_frame(body[start : start + frame.stored], frame.raw)
+        except FormatError as error:
+            raise MissingContent(wants[0][0].path, key, error.message) from None
+        for entry, number, position in wants:
+            chunk = entry.chunks[number]
+            data = plain[chunk.offset : chunk.offset + chunk.length]
+            if len(data) != chunk.length or hash_bytes(data) != chunk.id:
+                raise MissingContent(entry.path, key, "a chunk does not match its hash")
+            pieces.append(Piece(entry, position, data))
+    return pieces
+
+
+def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piece]:
+    """Every chunk of ``entries``, verified (P17), with at most ``jobs`` requests ahead of the caller.
+
+    Raises:
+        MissingContent: a pack is missing or does not hold what the entries say.
+    """
+    ranges = deque(plan_ranges(entries))
+    with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
+        ahead: deque[Future[list[Piece]]] = deque()
+        try:
+            while ranges or ahead:
+                while ranges and len(ahead) < jobs:
+                    ahead.append(pool.submit(_fetch, store, ranges.popleft()))
+                yield from ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

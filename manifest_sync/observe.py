@@ -1,0 +1,306 @@
+"""Bringing the index up to date with both sides, before anything is decided.
+
+In this order: `settle` what an interrupted run left in the journal, `load_head`, `reflect` the head's
+pages into the index, `scan` the worktree, `hash_unread`. Then `rows` gives what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from manifest_sync.canonical import hash_bytes
+from manifest_sync.diff import needs_hash
+from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.index import Row
+from manifest_sync.manifest import Manifest
+from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, make_state
+from manifest_sync.pages import PageRef
+from manifest_sync.repository import Head, parse_head
+from manifest_sync.scope import Scope
+from manifest_sync.stores.base import Object
+from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_symlink
+
+_HASH_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Observed:
+    """What a look at the worktree found besides what went into the index."""
+
+    clock: int
+    """The filesystem's own time before anything was hashed, in nanoseconds (racy rule)."""
+    unseen: list[Path] = field(default_factory=list)
+    """Folders that could not be looked into: nothing in them counts as deleted (P12)."""
+    skipped: dict[Path, str] = field(default_factory=dict)
+    missed: list[Path] = field(default_factory=list)
+
+    def is_hidden(self, path: Path) -> bool:
+        """Whether no case holds for this path in this run, because it could not be seen or read."""
+        return path in self.skipped or any(
+            not folder or path == folder or path.startswith(folder + b"/") for folder in self.unseen
+        )
+
+
+def cached_head(ws: Workspace) -> Head | None:
+    """The head as this machine saw it last, from the index."""
+    body, etag = ws.index.get_meta("head"), ws.index.get_meta("head_etag")
+    if body is None or etag is None:
+        return None
+    return parse_head(Object(body.encode(), etag))
+
+
+def save_head(ws: Workspace, head: Head) -> None:
+    """Keep a head for the next conditional GET and for the rollback check."""
+    manifest = head.manifest
+    ws.index.set_meta("head", head.body.decode())
+    ws.index.set_meta("head_etag", head.etag)
+    ws.index.set_meta("repository", manifest.repository)
+    ws.index.set_meta("snapshot", manifest.snapshot)
+
+
+def load_head(ws: Workspace) -> Head:
+    """The head of the bucket, checked to descend from the one seen last, and the push journal settled."""
+    cached = cached_head(ws)
+    head = ws.repository.load_head(cached)
+    if cached is None or head.etag != cached.etag:
+        if not ws.accept_rollback:
+            ws.repository.check_descends(
+                head,
+                repository=ws.index.get_meta("repository"),
+                snapshot=ws.index.get_meta("snapshot"),
+            )
+        elif (known := ws.index.get_meta("repository")) and known != head.manifest.repository:
+            raise Damaged(
+                f"this folder's index belongs to repository {known}, the bucket holds {head.manifest.repository}",
+                "run `manifest-sync rebuild-index --accept-rollback` to start anew with this bucket",
+            )
+    attempt = ws.index.get_meta("attempt")
+    with ws.index.transaction():
+        if attempt is not None:
+            if ws.repository.is_ancestor(attempt, head):
+                ws.index.publish_planned()
+            ws.index.set_meta("attempt", None)
+        save_head(ws, head)
+    return head
+
+
+def settle_intents(ws: Workspace) -> None:
+    """A pull that was killed between its renames and its record: what is on disk as meant becomes base."""
+    intents = ws.index.intents()
+    if not intents:
+        return
+    done: list[tuple[Path, State | None]] = []
+    for path, state in intents:
+        found = _read_state(ws, path)
+        if found == state:
+            done.append((path, state))
+    with ws.index.transaction():
+        ws.index.set_base(done)
+        ws.index.clear_intents()
+    ws.worktree.clean_staging()
+
+
+def _read_state(ws: Workspace, path: Path) -> State | None:
+    stat = ws.worktree.lstat(path)
+    if stat is None:
+        return None
+    try:
+        if is_symlink(stat):
+            return make_state(EntryType.SYMLINK, hash_bytes(ws.worktree.read_link(path)), executable=False)
+        digest, stat = ws.worktree.hash_file(path)
+    except (Changing, Vanished, Unreadable):
+        return UNREAD
+    return make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+
+
+def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
+    """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches.
+
+    Pages that are reflected but no longer in the head are taken back first; what they covered is then
+    read again even outside the scope, so that no row is left with a state of no page.
+    """
+    live = {page.id: page for page in head.manifest.pages}
+    stale = [page for page in ws.index.reflected_ranges() if page[0] not in live]
+    missing = [page for page in head.manifest.pages if page.id not in ws.index.reflected()]
+    if not stale and not missing:
+        return
+    regions = [*scope_regions(scope), *((first, last + b"\x00") for _, first, last in stale)]
+    wanted = [page for page in missing if _touches(page, regions)]
+    with ws.index.transaction():
+        for page_id, first, last in stale:
+            ws.index.unreflect_page(page_id, first, last)
+        for page, entries in ws.repository.load_pages(wanted):
+            ws.index.reflect_page(page.id, [(entry.path, entry.state) for entry in entries])
+            ws.index.save_chunk_hints(
+                page.id, [chunk.id for entry in entries for chunk in entry.chunks]
+            )
+        ws.index.drop_pages(set(live))
+
+
+def scope_regions(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The scope's byte ranges, and each folder on the way to it as a single path.
+
+    A file in the bucket where this machine has a folder (case 13) is seen only if that path is looked at.
+    """
+    above: set[bytes] = set()
+    for path in scope.only:
+        parts = path.split(b"/")
+        above.update(b"/".join(parts[:n]) for n in range(1, len(parts)))
+    return sorted([*scope.ranges(), *((path, path + b"\x00") for path in above)])
+
+
+def _touches(page: PageRef, regions: list[tuple[bytes, bytes]]) -> bool:
+    return any(low <= page.last and page.first < high for low, high in regions)
+
+
+def scan(ws: Workspace, scope: Scope, *, checksum: bool = False, confirm: bool = False) -> Observed:
+    """Bring the stat cache up to the worktree, one folder at a time.
+
+    Args:
+        checksum: trust no row and read every file again; what the stat cache had missed is listed.
+        confirm: rows that this run's pull wrote are trusted now if their stat has not moved; the
+            filesystem's clock must have ticked since.
+    """
+    observed = Observed(clock=ws.worktree.clock())
+    unclean = ws.index.unclean_folders()
+    ws.progress.begin("scan")
+    listings = ws.worktree.scan(
+        scope,
+        ws.ownership,
+        ws.index.folder,
+        lambda folder: not checksum and folder not in unclean,
+    )
+    with ws.index.transaction():
+        for listing in listings:
+            ws.progress.advance("scan", files=listing.n_files, bytes_=listing.n_bytes)
+            if listing.unseen:
+                observed.unseen.append(listing.folder)
+                observed.skipped[listing.folder] = listing.unseen
+            elif not listing.unchanged:
+                _apply(ws, listing, observed, checksum=checksum, confirm=confirm)
+        for path in scope.only:
+            if not observed.is_hidden(path) and ws.worktree.lstat(path) is None:
+                ws.index.forget_local_below(path)
+                ws.index.forget_local([path])
+    ws.progress.end("scan")
+    return observed
+
+
+def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: bool, confirm: bool) -> None:
+    prefix = listing.folder + b"/" if listing.folder else b""
+    rows = ws.index.rows_in(listing.folder)
+    updates: list[tuple[Path, Stat | None, State | None, int]] = []
+    for name, stat in listing.files:
+        path = Path(prefix + name)
+        row = rows.pop(name, None)
+        if row is not None and row.local is not None and row.stat is not None:
+            if ws.worktree.same_stat(row.stat, stat):
+                if row.local == UNREAD:
+                    continue
+                if confirm and row.clean == 2 and _is_settled(ws, stat, observed.clock):
+                    updates.append((path, stat, row.local, 1))
+                    continue
+                if row.clean == 1:
+                    if checksum:
+                        _recheck(ws, row, observed)
+                    continue
+                if confirm:
+                    continue
+        if is_symlink(stat):
+            target = ws.worktree.read_link(path)
+            updates.append((path, stat, make_state(EntryType.SYMLINK, hash_bytes(target), executable=False), 1))
+        else:
+            updates.append((path, stat, UNREAD, 0))
+    for name in listing.special:
+        row = rows.pop(name, None)
+        if row is not None and (row.base is not None or row.remote is not None):
+            updates.append((row.path, None, SPECIAL, 1))
+    ws.index.put_local(updates)
+    ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
+    if listing.complete:
+        gone = ws.index.child_folders(listing.folder) - set(listing.folders)
+        for name in gone:
+            ws.index.forget_local_below(Path(prefix + name))
+            ws.index.drop_folders_below(Path(prefix + name))
+        ws.index.set_folder(
+            listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes
+        )
+
+
+def _recheck(ws: Workspace, row: Row, observed: Observed) -> None:
+    try:
+        digest, stat = ws.worktree.hash_file(row.path)
+    except (Changing, Vanished, Unreadable) as error:
+        observed.skipped[row.path] = error.reason
+        return
+    state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+    if state != row.local:
+        observed.missed.append(row.path)
+        ws.index.put_local([(row.path, stat, state, trust(ws, stat, observed.clock))])
+
+
+def _is_settled(ws: Workspace, stat: Stat, clock: int) -> bool:
+    return not ws.worktree.trust_ctime or stat.ctime_ns < clock
+
+
+def trust(ws: Workspace, stat: Stat, clock: int) -> int:
+    """The racy rule: 1 when a file hashed after ``clock`` cannot change unnoticed any more, else 0.
+
+    Both times come from the filesystem's own clock. A change after the hash gets a time that is not
+    below ``clock``; so a file whose times are below it would look different (git's racy-git document).
+    """
+    newest = max(stat.mtime_ns, stat.ctime_ns) if ws.worktree.trust_ctime else stat.mtime_ns
+    return int(newest < clock)
+
+
+def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:
+    """Hash the changed files whose case hangs on their content; the rest are read when they are sent."""
+    batch: list[tuple[Path, Stat | None, State | None, int]] = []
+    ws.progress.begin("hash")
+    for row in ws.index.iter_drift(scope.ranges()):
+        if not needs_hash(row.local, row.base, row.remote) or observed.is_hidden(row.path):
+            continue
+        if not scope.contains(row.path):
+            continue
+        try:
+            digest, stat = ws.worktree.hash_file(row.path)
+        except Vanished:
+            batch.append((row.path, None, None, 0))
+        except (Changing, Unreadable) as error:
+            observed.skipped[row.path] = error.reason
+        else:
+            state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+            batch.append((row.path, stat, state, trust(ws, stat, observed.clock)))
+            ws.progress.advance("hash", files=1, bytes_=stat.size)
+        if len(batch) >= _HASH_BATCH:
+            ws.index.put_local(batch)
+            batch = []
+    ws.index.put_local(batch)
+    ws.progress.end("hash")
+
+
+def iter_rows(ws: Workspace, scope: Scope, observed: Observed) -> Iterator[Row]:
+    """The rows that differ, in path order: in scope, ours, and seen."""
+    for row in ws.index.iter_drift(scope.ranges()):
+        if (
+            scope.contains(row.path)
+            and not observed.is_hidden(row.path)
+            and ws.ownership.file_is_ours(row.path)
+        ):
+            yield row
+
+
+def check_root(ws: Workspace) -> None:
+    """Refuse to go on when the root is gone but was known: its absence is no evidence of a deletion."""
+    if not ws.worktree.exists() and ws.index.has_base():
+        raise ManifestSyncError(
+            f"the root folder {ws.worktree.root} is missing, but this machine synced files in it; nothing was done",
+            "mount or restore it; if it is gone for good, run `manifest-sync rebuild-index` and pull again",
+        )
+
+
+def mark_snapshot(ws: Workspace, manifest: Manifest) -> None:
+    """The push journal: written down before the swap, settled by the next run of any command."""
+    ws.index.set_meta("attempt", manifest.snapshot)

@@ -1,0 +1,113 @@
+"""Push: this side's changes become the next head.
+
+load head → scan → diff → plan (a dry run stops here) → upload → publish → record base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manifest_sync import manifest as fmt
+from manifest_sync import observe, records
+from manifest_sync.decide import Decision, RunOptions, decide
+from manifest_sync.errors import Contended
+from manifest_sync.merge import Change
+from manifest_sync.plan import Verb
+from manifest_sync.report import RunReport
+from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.scope import Scope
+from manifest_sync.upload import Sent, drop_collected, upload
+from manifest_sync.workspace import Workspace
+
+MAX_RACES = 40
+
+
+def push(ws: Workspace, options: RunOptions) -> RunReport:
+    """Send this side's changes to the bucket.
+
+    Raises:
+        SafetyLimit: it would delete more than ``max_delete`` allows.
+        Contended: other machines published first, too often.
+        ManifestSyncError: anything else that stopped the run; nothing was published.
+    """
+    report = RunReport("push", options.policy.mode, options.dry_run)
+    observe.check_root(ws)
+    observe.settle_intents(ws)
+    head = observe.load_head(ws)
+    observed = observe.scan(ws, options.scope, checksum=options.checksum)
+    for races in range(MAX_RACES):
+        decision = decide(ws, head, options, observed, report)
+        if options.dry_run or not decision.summary.acts:
+            break
+        outcome = _send_and_publish(decision, head, report)
+        if isinstance(outcome, Head):
+            head = outcome
+            break
+        sequence = outcome.head.manifest.sequence
+        ws.progress.note(f"another machine published first (sequence {sequence}); planning again")
+        ws.sleep(1 + ws.jitter(min(2.0**races, 15.0)))
+        head = observe.load_head(ws)
+    else:
+        raise Contended(
+            f"lost the race for the head {MAX_RACES} times; nothing of this push was published",
+            "run it again: what was uploaded is kept and is not sent twice",
+        )
+    report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+    report.skipped = sorted(observed.skipped.items())
+    report.missed = observed.missed
+    return report
+
+
+def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head | Raced:
+    ws, observed = decision.ws, decision.observed
+    session = fmt.new_session(head.manifest.fence, ws.random_bytes(16))
+    ws.index.plan_reset()
+    drop_collected(ws, head)
+    ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.UPLOAD, 0))
+    sent = upload(ws, head, session, observed.clock, decision.rows(Verb.UPLOAD), observed.skipped)
+    ws.progress.end("transfer")
+    report.bytes += sent.bytes
+    report.stored_bytes += sent.stored_bytes
+    # --resolve remote: the local version counts as agreed, so that the next pull replaces it.
+    ws.index.set_base([(row.path, row.local) for row in decision.rows(Verb.TAKE_LOCAL_BASE)])
+    deletions = decision.rows(Verb.DELETE_REMOTE)
+    ws.index.put_pending([(row.path, None, None, head.manifest.fence) for row in deletions])
+    if not ws.index.has_planned():
+        return head
+    outcome = ws.repository.publish(
+        head,
+        _changes(ws),
+        _commit(ws, decision.options, session, sent),
+        lambda manifest: ws.index.set_meta("attempt", manifest.snapshot),
+    )
+    if isinstance(outcome, Head):
+        _record(ws, outcome, decision.options.scope)
+    return outcome
+
+
+def _changes(ws: Workspace) -> Iterator[Change]:
+    for path, _, data in ws.index.iter_planned():
+        yield path, None if data is None else records.parse_entry(path, data)
+
+
+def _commit(ws: Workspace, options: RunOptions, session: str, sent: Sent) -> Commit:
+    return Commit(
+        snapshot=ws.new_id(),
+        session=session,
+        time=ws.timestamp(),
+        machine=ws.machine,
+        host=ws.host,
+        message=options.message,
+        writer=ws.version,
+        stored_bytes=sent.stored_bytes,
+    )
+
+
+def _record(ws: Workspace, head: Head, scope: Scope) -> None:
+    """The swap succeeded: what was published is what both sides agree on now; one transaction."""
+    with ws.index.transaction():
+        ws.index.publish_planned()
+        ws.index.set_meta("attempt", None)
+        ws.index.clear_sent()
+        observe.save_head(ws, head)
+        observe.reflect(ws, head, scope)

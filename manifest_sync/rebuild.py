@@ -1,0 +1,27 @@
+"""Rebuild: a new index from the tree and the bucket, when the old one is lost, corrupt or another tree's.
+
+Every path whose local state equals the remote one becomes base. Nothing else is assumed, so what
+differs shows up as new on one side or as a conflict, never as a deletion (P11).
+"""
+
+from __future__ import annotations
+
+from manifest_sync import observe
+from manifest_sync.report import RunReport
+from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
+
+
+def rebuild_index(ws: Workspace) -> RunReport:
+    """Fill an empty index: read the head's pages, scan, hash what the bucket also has, and compare."""
+    scope = Scope.everything()
+    report = RunReport("rebuild-index", "full")
+    head = observe.load_head(ws)
+    observe.reflect(ws, head, scope)
+    observed = observe.scan(ws, scope)
+    observe.hash_unread(ws, scope, observed)
+    ws.index.agree(scope.ranges())
+    report.unchanged = ws.index.count_in_sync(scope.ranges())
+    report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+    report.skipped = sorted(observed.skipped.items())
+    return report

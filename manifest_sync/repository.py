@@ -1,0 +1,318 @@
+"""The repository in the bucket: load the head and pages, and publish a new head. Knows no local paths.
+
+The write order of a publish (P1): packs are stored before this module is called; then pages, then the
+history block if one is due, then the snapshot copy, then ``before_swap`` (the caller's journal), then
+the compare-and-swap of the head, which is the commit point. Each step is acknowledged before the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from manifest_sync import manifest as fmt
+from manifest_sync.canonical import compress, decompress
+from manifest_sync.errors import Damaged, NoRepository, RolledBack, StoreUnavailable, WrongRepository
+from manifest_sync.manifest import Manifest
+from manifest_sync.merge import Change, merge_pages
+from manifest_sync.model import Entry
+from manifest_sync.pages import MAX_PAGE_RAW, PageRef, encode_page, parse_page
+from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Store, Unknown
+
+SWAP_TRIES_WHEN_UNKNOWN = 5
+
+
+class PageCache(Protocol):
+    """Where page bodies (compressed, as stored) are kept on this machine."""
+
+    def load_page_body(self, page_id: str) -> bytes | None:
+        """The body, or None."""
+
+    def save_page_body(self, ref: PageRef, body: bytes) -> None:
+        """Keep a body; its place in the head is not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A manifest as it stood in the bucket, with the ETag that a swap must name."""
+
+    manifest: Manifest
+    etag: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a publish adds to the head's own fields; ids and the time come from the caller."""
+
+    snapshot: str
+    session: str
+    time: str
+    machine: str
+    host: str
+    message: str
+    writer: str
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """Another publish came first; ``head`` is what it left."""
+
+    head: Head
+
+
+class Repository:
+    """One repository at one place.
+
+    Args:
+        store: the bucket, at the repository's prefix.
+        cache: this machine's page bodies.
+        jobs: how many requests may be under way at once.
+    """
+
+    def __init__(self, store: Store, cache: PageCache, *, jobs: int = 16) -> None:
+        self.store = store
+        self._cache = cache
+        self._jobs = jobs
+
+    def load_head(self, cached: Head | None = None) -> Head:
+        """The head, by one conditional GET.
+
+        Raises:
+            NoRepository: there is none.
+            FormatError, UnknownFeature: it cannot be read by this version.
+        """
+        try:
+            found = self.store.get(
+                fmt.HEAD_KEY, unless_etag=cached.etag if cached else None, max_bytes=fmt.MAX_HEAD
+            )
+        except NotFound:
+            raise NoRepository(
+                f"no repository at {self.store.location}: there is no {fmt.HEAD_KEY}",
+                "check the bucket in manifest-sync.toml, or make one with `manifest-sync init`",
+            ) from None
+        if found is None:
+            assert cached is not None
+            return cached
+        return parse_head(found)
+
+    def load_page(self, ref: PageRef) -> list[Entry]:
+        """The entries of a page, from the cache or the bucket; checked against its id.
+
+        Raises:
+            Damaged: the bucket does not hold it, or holds something else under its name.
+        """
+        return parse_page(decompress(self.page_body(ref), MAX_PAGE_RAW), ref.id)
+
+    def page_body(self, ref: PageRef) -> bytes:
+        """The stored bytes of a page, checked against its id when they come from the bucket."""
+        body = self._cache.load_page_body(ref.id)
+        if body is None:
+            body = self._fetch_page(ref)
+            self._cache.save_page_body(ref, body)
+        return body
+
+    def load_pages(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, list[Entry]]]:
+        """Several pages in order; those not cached are fetched ahead, side by side."""
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
+            ahead: dict[str, Future[bytes]] = {}
+            missing = iter([r for r in refs if self._cache.load_page_body(r.id) is None])
+            for ref in refs:
+                while len(ahead) < 2 * self._jobs and (upcoming := next(missing, None)) is not None:
+                    ahead[upcoming.id] = pool.submit(self._fetch_page, upcoming)
+                if ref.id in ahead:
+                    self._cache.save_page_body(ref, ahead.pop(ref.id).result())
+                yield ref, self.load_page(ref)
+
+    def _fetch_page(self, ref: PageRef) -> bytes:
+        key = fmt.page_key(ref.session, ref.id)
+        try:
+            found = self.store.get(key, max_bytes=MAX_PAGE_RAW)
+        except NotFound:
+            raise Damaged(
+                f"{key} is missing from {self.store.location}; it lists {ref.files} files",
+                "a machine that has the page cached can still pull and push",
+            ) from None
+        assert found is not None
+        parse_page(decompress(found.body, MAX_PAGE_RAW), ref.id)
+        return found.body
+
+    def is_ancestor(self, snapshot: str, head: Head) -> bool:
+        """Whether ``snapshot`` is the head itself or among its ancestors (history blocks included)."""
+        manifest = head.manifest
+        if snapshot == manifest.snapshot or snapshot in manifest.ancestors:
+            return True
+        key = manifest.history
+        while key:
+            try:
+                found = self.store.get(key, max_bytes=fmt.MAX_HEAD)
+            except NotFound:
+                raise Damaged(f"{key} is missing from {self.store.location}") from None
+            assert found is not None
+            ids, key = fmt.parse_history(found.body)
+            if snapshot in ids:
+                return True
+        return False
+
+    def check_descends(self, head: Head, *, repository: str | None, snapshot: str | None) -> None:
+        """Refuse a head of another repository, or one that does not descend from ``snapshot`` (P18)."""
+        if repository and head.manifest.repository != repository:
+            raise WrongRepository(
+                f"{self.store.location} holds repository {head.manifest.repository}, "
+                f"but this folder worked with {repository}",
+                "check the bucket in manifest-sync.toml; if it was replaced on purpose, "
+                "use --accept-rollback",
+            )
+        if snapshot and not self.is_ancestor(snapshot, head):
+            raise RolledBack(
+                f"the head at {self.store.location} (snapshot {head.manifest.snapshot[:12]}, sequence "
+                f"{head.manifest.sequence}) does not descend from snapshot {snapshot[:12]} seen here last",
+                "someone restored an older state of the bucket; if that was meant, use --accept-rollback",
+            )
+
+    def collected(self, head: Head, since: int) -> frozenset[str] | None:
+        """The keys that collections after fence ``since`` were allowed to delete; None: take all as gone.
+
+        Existence in the bucket is never asked: an object that a list names may vanish at any moment.
+        """
+        fence = head.manifest.fence
+        if fence <= since:
+            return frozenset()
+        lists = {number: key for number, key in head.manifest.collections if number > since}
+        if set(lists) != set(range(since + 1, fence + 1)):
+            return None
+        named: set[str] = set()
+        for key in lists.values():
+            try:
+                found = self.store.get(key, max_bytes=fmt.MAX_GC_LIST)
+                assert found is not None
+                named.update(fmt.parse_gc_list(found.body))
+            except (NotFound, Damaged, StoreUnavailable):
+                return None
+        return frozenset(named)
+
+    def create(self, manifest: Manifest) -> Head | None:
+        """Write the first head; None when there is one already."""
+        body = fmt.encode_manifest(manifest)
+        self._put_snapshot(manifest, body)
+        try:
+            return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=None), body)
+        except PreconditionFailed:
+            return None
+        except Unknown as unknown:
+            head = self.load_head()
+            if head.manifest.snapshot == manifest.snapshot:
+                return head
+            raise StoreUnavailable(f"{self.store.location}: {unknown}", "try again") from unknown
+
+    def publish(
+        self,
+        expected: Head,
+        changes: Iterable[Change],
+        commit: Commit,
+        before_swap: Callable[[Manifest], None],
+    ) -> Head | Raced:
+        """Merge ``changes`` (in path order) into ``expected`` and swap the head.
+
+        Returns:
+            The new head, or `Raced` when another publish came first.
+        """
+        pages = self._upload_pages(expected, changes, commit.session)
+        manifest = self._next_manifest(expected.manifest, pages, commit)
+        body = fmt.encode_manifest(manifest)
+        self._put_snapshot(manifest, body)
+        before_swap(manifest)
+        return self._swap(expected, manifest, body)
+
+    def _upload_pages(self, expected: Head, changes: Iterable[Change], session: str) -> tuple[PageRef, ...]:
+        refs: list[PageRef] = []
+        waiting: list[Future[None]] = []
+        known = {page.id: page for page in expected.manifest.pages}
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
+            for piece in merge_pages(expected.manifest.pages, changes, self.load_page):
+                if isinstance(piece, PageRef):
+                    refs.append(piece)
+                    continue
+                page_id, raw = encode_page(piece)
+                if page_id in known:
+                    refs.append(known[page_id])
+                    continue
+                body = compress(raw)
+                ref = PageRef(
+                    id=page_id,
+                    session=session,
+                    first=piece[0].path,
+                    last=piece[-1].path,
+                    files=len(piece),
+                    bytes=sum(entry.size for entry in piece),
+                    raw=len(raw),
+                    stored=len(body),
+                )
+                refs.append(ref)
+                self._cache.save_page_body(ref, body)
+                waiting.append(pool.submit(self.store.put, fmt.page_key(session, page_id), body))
+            for future in waiting:
+                future.result()
+        return tuple(refs)
+
+    def _next_manifest(self, parent: Manifest, pages: tuple[PageRef, ...], commit: Commit) -> Manifest:
+        ancestors = (*parent.ancestors, parent.snapshot)
+        history = parent.history
+        if len(ancestors) > fmt.HISTORY_BLOCK:
+            block, ancestors = ancestors[: fmt.HISTORY_BLOCK], ancestors[fmt.HISTORY_BLOCK :]
+            number = fmt.history_number(history) + 1 if history else 0
+            key = fmt.history_key(number, block[-1])
+            # The block is a function of the chain alone, so two pushers that race write equal bytes.
+            self.store.put(key, fmt.encode_history(block, history))
+            history = key
+        return replace(
+            parent,
+            snapshot=commit.snapshot,
+            sequence=parent.sequence + 1,
+            parent=parent.snapshot,
+            ancestors=ancestors,
+            history=history,
+            time=commit.time,
+            machine=commit.machine,
+            host=commit.host,
+            message=commit.message,
+            writer=commit.writer,
+            pages=pages,
+            files=sum(page.files for page in pages),
+            bytes=sum(page.bytes for page in pages),
+            stored_bytes=parent.stored_bytes + commit.stored_bytes,
+        )
+
+    def _put_snapshot(self, manifest: Manifest, body: bytes) -> None:
+        self.store.put(fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress(body))
+
+    def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:
+        """The compare-and-swap; an answer that was lost is found out by reading (P6)."""
+        for attempt in range(SWAP_TRIES_WHEN_UNKNOWN):
+            try:
+                return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=expected.etag), body)
+            except PreconditionFailed:
+                pass
+            except Unknown:
+                time.sleep(0.2 * 2**attempt)
+            found = self.load_head()
+            if found.manifest.snapshot == manifest.snapshot:
+                return found
+            if self.is_ancestor(manifest.snapshot, found):
+                # The swap succeeded, its answer was lost, and others have published since.
+                return found
+            if found.etag != expected.etag:
+                return Raced(found)
+        raise StoreUnavailable(
+            f"{self.store.location}: whether the head was swapped stayed unknown",
+            "run the same command again; it finds out what happened and carries on",
+        )
+
+
+def parse_head(found: Object) -> Head:
+    """A head from the object that holds it."""
+    return Head(fmt.parse_manifest(found.body), found.etag, found.body)

@@ -1,0 +1,74 @@
+"""Status: what differs between here and the bucket, without changing either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manifest_sync import observe
+from manifest_sync.diff import Case, classify, clashes
+from manifest_sync.errors import NoRepository
+from manifest_sync.model import Entry, Path
+from manifest_sync.report import StatusReport
+from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
+
+
+def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
+    """The drift in ``scope``.
+
+    Args:
+        offline: compare with the bucket as it was last seen; no request is made.
+
+    Raises:
+        NoRepository: offline, and this machine has never seen the bucket.
+    """
+    observe.check_root(ws)
+    observe.settle_intents(ws)
+    if offline:
+        head = observe.cached_head(ws)
+        if head is None:
+            raise NoRepository(
+                "this machine has not seen the bucket yet, so there is nothing to compare with offline",
+                "run `manifest-sync status` without --offline",
+            )
+    else:
+        head = observe.load_head(ws)
+        observe.reflect(ws, head, scope)
+    observed = observe.scan(ws, scope)
+    observe.hash_unread(ws, scope, observed)
+    ws.index.agree(scope.ranges())
+    report = StatusReport(
+        offline=offline,
+        snapshot=head.manifest.snapshot,
+        sequence=head.manifest.sequence,
+        unchanged=ws.index.count_in_sync(scope.ranges()),
+        trash_files=ws.index.trash_count(),
+    )
+    present: list[Path] = []
+    for row in observe.iter_rows(ws, scope, observed):
+        case = classify(row.local, row.base, row.remote)
+        if case is not Case.IN_SYNC:
+            report.cases.setdefault(case.value, []).append(row.path)
+        if case not in (Case.DELETED_HERE, Case.DELETED_THERE):
+            # What one side replaced (a file by a folder, say) is a change of that side, not a clash.
+            present.append(row.path)
+    blocked = clashes(present)
+    if blocked:
+        report.cases[Case.FILE_FOLDER.value] = sorted(blocked)
+    report.skipped = sorted(observed.skipped.items())
+    return report
+
+
+def ls(ws: Workspace, scope: Scope) -> Iterator[Entry]:
+    """The entries of the head in ``scope``, in path order."""
+    head = observe.load_head(ws)
+    regions = scope.ranges()
+    pages = [
+        page
+        for page in head.manifest.pages
+        if any(low <= page.last and page.first < high for low, high in regions)
+    ]
+    for _, entries in ws.repository.load_pages(pages):
+        for entry in entries:
+            if scope.contains(entry.path):
+                yield entry

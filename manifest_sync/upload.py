@@ -1,0 +1,261 @@
+"""Sending file contents: read, chunk, look whether the bucket has it, pack. Each file's entry is written
+to the index (``pending``) once its packs are acknowledged, so that a killed push resumes there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from manifest_sync import manifest as fmt
+from manifest_sync import records
+from manifest_sync.canonical import hash_bytes, new_hasher
+from manifest_sync.chunker import cut
+from manifest_sync.index import Row
+from manifest_sync.model import SPECIAL, ChunkRef, Entry, EntryType, Hash, Path, Stat, State, make_state
+from manifest_sync.observe import trust
+from manifest_sync.packer import Packer, Slot
+from manifest_sync.pages import PageRef
+from manifest_sync.repository import Head
+from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
+
+READ_TRIES = 3
+_BATCH_FILES = 2000
+_CACHED_PAGES = 8
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A file that was read and whose chunks are on their way."""
+
+    path: Path
+    stat: Stat
+    state: State
+    digest: Hash
+    slots: list[Slot]
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one `upload` did."""
+
+    files: int = 0
+    bytes: int = 0
+    stored_bytes: int = 0
+
+
+class _Uploader:
+    def __init__(self, ws: Workspace, head: Head, session: str, clock: int) -> None:
+        self._ws = ws
+        self._fence = head.manifest.fence
+        self._clock = clock
+        self._writer = ws.writer()
+        self._live = {page.id: page for page in head.manifest.pages}
+        self._pages: OrderedDict[str, dict[Hash, ChunkRef]] = OrderedDict()
+        store = ws.repository.store
+        self._packer = Packer(
+            lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs
+        )
+        self._drafts: deque[_Draft] = deque()
+        self._big_slots: deque[Slot] = deque()
+        self._resumes = ws.index.has_pending()
+        self.sent = Sent()
+        self.skipped: dict[Path, str] = {}
+
+    def run(self, rows: Iterable[Row]) -> None:
+        try:
+            for row in rows:
+                if row.local == SPECIAL:
+                    self.skipped[row.path] = "not a regular file"
+                elif not self._resume(row):
+                    self._send(row)
+                self._record(_BATCH_FILES)
+            self._packer.finish()
+            self._record(0)
+        finally:
+            self._packer.close()
+            self.sent.stored_bytes = self._packer.stored_bytes
+
+    def _resume(self, row: Row) -> bool:
+        """An unfinished push of this machine sent exactly this content: only plan it again."""
+        if not self._resumes or not row.local:
+            return False
+        found = self._ws.index.pending_for(row.path)
+        if found is None or found[0] != row.local or found[1] is None:
+            return False
+        self._ws.index.mark_planned([row.path])
+        self._ws.progress.advance("transfer", files=1, bytes_=row.stat.size if row.stat else 0)
+        return True
+
+    def _send(self, row: Row) -> None:
+        try:
+            if row.stat is not None and is_symlink(row.stat):
+                self._send_symlink(row.path, row.stat)
+                return
+            for _ in range(READ_TRIES):
+                draft = self._read(row.path)
+                if draft is not None:
+                    self._drafts.append(draft)
+                    self.sent.files += 1
+                    self.sent.bytes += draft.stat.size
+                    return
+            self.skipped[row.path] = "it kept changing while it was read"
+        except Vanished:
+            self.skipped[row.path] = "it vanished while it was read"
+        except (Changing, Unreadable) as error:
+            self.skipped[row.path] = error.reason
+
+    def _send_symlink(self, path: Path, stat: Stat) -> None:
+        target = self._ws.worktree.read_link(path)
+        digest = hash_bytes(target)
+        state = make_state(EntryType.SYMLINK, digest, executable=False)
+        entry = Entry(
+            path, EntryType.SYMLINK, len(target), stat.mtime_ns, 0o777, digest, self._writer, target=target
+        )
+        self._ws.index.put_pending([(path, state, records.encode_entry(entry), self._fence)])
+
+    def _read(self, path: Path) -> _Draft | None:
+        """Read one file; None when it changed meanwhile (stat, read, stat on the same descriptor)."""
+        with self._ws.worktree.open_read(path) as reader:
+            stat = reader.stat
+            if stat.size <= fmt.CHUNK_SMALL:
+                data = reader.read(stat.size + 1)
+                if len(data) != stat.size or not reader.unchanged():
+                    return None
+                digest = hash_bytes(data)
+                slots = [self._place(digest, data)] if data else []
+            else:
+                hasher, total = new_hasher(), 0
+                slots = []
+                for chunk in cut(reader.read, stat.size):
+                    hasher.update(chunk)
+                    total += len(chunk)
+                    slots.append(self._place_big(chunk))
+                    self._record(_BATCH_FILES)
+                    self._ws.progress.advance("transfer", bytes_=len(chunk))
+                if total != stat.size or not reader.unchanged():
+                    return None
+                digest = Hash(hasher.digest())
+        state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+        self._ws.progress.advance(
+            "transfer", files=1, bytes_=stat.size if stat.size <= fmt.CHUNK_SMALL else 0
+        )
+        return _Draft(path, stat, state, digest, slots)
+
+    def _place(self, chunk_id: Hash, data: bytes) -> Slot:
+        known = self._find(chunk_id)
+        if known is not None:
+            return Slot(chunk_id, len(data), known)
+        return self._packer.add(chunk_id, data)
+
+    def _place_big(self, chunk: bytes) -> Slot:
+        chunk_id = hash_bytes(chunk)
+        kept = self._ws.index.sent(chunk_id)
+        if kept is not None:
+            return Slot(chunk_id, len(chunk), records.parse_chunk(kept[0]))
+        slot = self._place(chunk_id, chunk)
+        if slot.ref is None:
+            self._big_slots.append(slot)
+        return slot
+
+    def _find(self, chunk_id: Hash) -> ChunkRef | None:
+        """Where the head's pages cached here have this chunk; no page is fetched to find out."""
+        if not self._live:
+            return None
+        page_id = self._ws.index.page_of_chunk(chunk_id)
+        if page_id is None or page_id not in self._live:
+            return None
+        chunks = self._pages.get(page_id)
+        if chunks is None:
+            chunks = self._load_chunks(self._live[page_id])
+            self._pages[page_id] = chunks
+            if len(self._pages) > _CACHED_PAGES:
+                self._pages.popitem(last=False)
+        return chunks.get(chunk_id)
+
+    def _load_chunks(self, page: PageRef) -> dict[Hash, ChunkRef]:
+        if self._ws.index.load_page_body(page.id) is None:
+            return {}
+        entries = self._ws.repository.load_page(page)
+        return {chunk.id: chunk for entry in entries for chunk in entry.chunks}
+
+    def _record(self, threshold: int) -> None:
+        """Write down the files whose packs have all arrived, ``threshold`` or more at a time."""
+        self._packer.settle()
+        index = self._ws.index
+        if self._big_slots and self._big_slots[0].ref is not None:
+            done = []
+            while self._big_slots and (ref := self._big_slots[0].ref) is not None:
+                done.append((self._big_slots.popleft().id, records.encode_chunk(ref), self._fence))
+            index.put_sent(done)
+        if len(self._drafts) <= threshold and threshold:
+            return
+        ready = list(self._take_ready())
+        if not ready:
+            return
+        with index.transaction():
+            index.put_pending(
+                (d.path, d.state, records.encode_entry(self._entry(d)), self._fence) for d in ready
+            )
+            index.put_local((d.path, d.stat, d.state, trust(self._ws, d.stat, self._clock)) for d in ready)
+
+    def _take_ready(self) -> Iterator[_Draft]:
+        while self._drafts and all(slot.ref is not None for slot in self._drafts[0].slots):
+            yield self._drafts.popleft()
+
+    def _entry(self, draft: _Draft) -> Entry:
+        return Entry(
+            path=draft.path,
+            type=EntryType.FILE,
+            size=draft.stat.size,
+            mtime_ns=draft.stat.mtime_ns,
+            mode=draft.stat.mode & 0o777,
+            hash=draft.digest,
+            writer=self._writer,
+            chunks=tuple(slot.ref for slot in draft.slots if slot.ref is not None),
+        )
+
+
+def upload(
+    ws: Workspace, head: Head, session: str, clock: int, rows: Iterable[Row], skipped: dict[Path, str]
+) -> Sent:
+    """Send the contents of ``rows`` and write their entries to ``pending``, planned.
+
+    Args:
+        head: what may be referred to; the same head that the swap will expect.
+        session: where new packs go.
+        clock: the filesystem's time at the start of the run (racy rule).
+        skipped: gets the files that could not be sent, with the reason.
+    """
+    uploader = _Uploader(ws, head, session, clock)
+    try:
+        uploader.run(rows)
+    finally:
+        skipped.update(uploader.skipped)
+    return uploader.sent
+
+
+def drop_collected(ws: Workspace, head: Head) -> None:
+    """Forget what an unfinished push sent and a collection has been allowed to delete since."""
+    fence = ws.index.oldest_fence()
+    if fence is None:
+        return
+    gone = ws.repository.collected(head, fence)
+    if gone is None:
+        ws.index.clear_pending()
+        ws.index.clear_sent()
+        return
+    if not gone:
+        return
+    lost = [
+        path
+        for path, _, data, _ in ws.index.iter_pending()
+        if data is not None
+        and any(
+            fmt.pack_key(chunk.frame.pack.session, chunk.frame.pack.id) in gone
+            for chunk in records.parse_entry(path, data).chunks
+        )
+    ]
+    ws.index.drop_pending(lost)
+    ws.index.clear_sent()

@@ -1,0 +1,52 @@
+"""What every operation works with: the worktree, the index, the repository, and who and when we are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from manifest_sync.index import Index
+from manifest_sync.model import Writer
+from manifest_sync.ownership import Ownership
+from manifest_sync.report import Progress
+from manifest_sync.repository import Repository
+from manifest_sync.worktree import Worktree
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One machine's side of a repository, opened for one run.
+
+    Clock and randomness come from outside, so that a test can choose them.
+    """
+
+    worktree: Worktree
+    index: Index
+    repository: Repository
+    ownership: Ownership
+    progress: Progress
+    machine: str
+    host: str
+    version: str
+    jobs: int
+    accept_rollback: bool
+    now: Callable[[], datetime]
+    random_bytes: Callable[[int], bytes]
+    sleep: Callable[[float], None]
+
+    def writer(self) -> Writer:
+        """This machine at this moment."""
+        return Writer(self.machine, self.host, self.timestamp())
+
+    def timestamp(self) -> str:
+        """Now, RFC 3339, UTC, to the second."""
+        return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def new_id(self) -> str:
+        """128 random bits in hexadecimal."""
+        return self.random_bytes(16).hex()
+
+    def jitter(self, ceiling: float) -> float:
+        """A uniformly random number of seconds below ``ceiling`` (full jitter)."""
+        return ceiling * int.from_bytes(self.random_bytes(4), "big") / 2**32
