@@ -133,6 +133,11 @@ def hash_bytes(data: bytes) -> Hash:
     return Hash(blake3(data).digest())
 
 
+def new_hasher() -> blake3:
+    """A BLAKE3 hasher for content that comes in pieces: ``update`` and ``digest``."""
+    return blake3()
+
+
 def parse_hash(text: str, what: str) -> Hash:
     """A digest from its 64 lower-case hex digits. Raises `FormatError`."""
     try:

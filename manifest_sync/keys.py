@@ -1,10 +1,10 @@
-"""Names of the objects in the bucket, and the lists of them that collections write. Pure."""
+"""Names of the objects in the bucket, and the objects that hold only names: history and gc lists. Pure."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -13,9 +13,12 @@ from manifest_sync import canonical
 from manifest_sync.errors import FormatError
 
 HEAD_KEY = "manifest.json"
-MAX_GC_LIST = 256 << 20
+HISTORY_BLOCK = 256
+"""Snapshot ids in one history block."""
+MAX_GC_LIST = 64 << 20
 """Most bytes of the JSON of a gc list."""
 
+_SNAPSHOT = re.compile(r"[0-9a-f]{32}\Z")
 _HISTORY = re.compile(r"history/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\Z")
 _COLLECTION = re.compile(r"gc/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\.zst\Z")
 _COLLECTABLE = re.compile(
@@ -62,7 +65,7 @@ def gc_key(fence: int, id_: str) -> str:
     return f"gc/{fence}-{id_}.json.zst"
 
 
-def check_history_key(key: str) -> int:
+def history_number(key: str) -> int:
     """The number in a history block's key. Raises `FormatError` if it is not such a key."""
     found = _HISTORY.match(key)
     if not found:
@@ -82,12 +85,9 @@ def is_collectable(key: str) -> bool:
     return _COLLECTABLE.match(key) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class GcList:
-    """What the collection that raised the fence to ``fence`` was allowed to delete: keys, sorted."""
-
-    fence: int
-    keys: tuple[str, ...]
+def is_snapshot_id(text: str) -> bool:
+    """Whether ``text`` is a snapshot's id: 32 lower-case hex digits."""
+    return _SNAPSHOT.match(text) is not None
 
 
 class _GcList(msgspec.Struct):
@@ -95,23 +95,60 @@ class _GcList(msgspec.Struct):
     keys: list[str]
 
 
-_decoder = msgspec.json.Decoder(_GcList)
+class _History(msgspec.Struct):
+    ids: Annotated[list[str], msgspec.Meta(min_length=HISTORY_BLOCK, max_length=HISTORY_BLOCK)]
+    previous: str | None
 
 
-def encode_gc(fence: int, keys: Sequence[str]) -> bytes:
-    """The canonical JSON of a gc list, not yet compressed. Raises ``ValueError`` for a key of another kind."""
-    for key in keys:
+_gc_decoder = msgspec.json.Decoder(_GcList)
+_history_decoder = msgspec.json.Decoder(_History)
+
+
+def encode_gc_list(fence: int, keys: Iterable[str]) -> bytes:
+    """The stored form (zstd) of the list of what the collection that made the fence ``fence`` may delete.
+
+    Raises ``ValueError`` for the key of an object that no collection deletes.
+    """
+    ordered = sorted(set(keys))
+    for key in ordered:
         if not is_collectable(key):
             raise ValueError(f"{key!r} is nothing that a collection deletes")
-    return canonical.encode({"fence": fence, "keys": sorted(set(keys))})
+    return canonical.compress(canonical.encode({"fence": fence, "keys": ordered}))
 
 
-def parse_gc(raw: bytes, key: str) -> GcList:
-    """The gc list stored (compressed) under ``key``, from its JSON. Raises `FormatError`."""
-    found = canonical.decode_canonical(raw, _decoder, key)
-    check_collection_key(key, found.fence)
+def parse_gc_list(body: bytes, fence: int | None = None) -> tuple[str, ...]:
+    """The keys of a stored gc list, sorted. Raises `FormatError`, also when it is not that of ``fence``."""
+    raw = canonical.decompress(body, MAX_GC_LIST)
+    found = canonical.decode_canonical(raw, _gc_decoder, "gc list")
+    if fence is not None and found.fence != fence:
+        raise FormatError(f"gc list: it is of fence {found.fence} instead of {fence}")
     if not all(map(is_collectable, found.keys)):
-        raise FormatError(f"{key}: it names objects that no collection deletes")
-    if any(a >= b for a, b in zip(found.keys, found.keys[1:], strict=False)):
-        raise FormatError(f"{key}: its keys are not in order")
-    return GcList(found.fence, tuple(found.keys))
+        raise FormatError("gc list: it names objects that no collection deletes")
+    if any(a >= b for a, b in itertools.pairwise(found.keys)):
+        raise FormatError("gc list: its keys are not in order")
+    return tuple(found.keys)
+
+
+def encode_history(ids: Sequence[str], previous: str) -> bytes:
+    """The JSON of a history block: `HISTORY_BLOCK` ids, oldest first, and the key of the block before.
+
+    An empty ``previous`` means that this is the first. Raises ``ValueError`` for another number of ids.
+    """
+    if len(ids) != HISTORY_BLOCK:
+        raise ValueError(f"a history block has {HISTORY_BLOCK} ids, not {len(ids)}")
+    return canonical.encode({"ids": list(ids), "previous": previous or None})
+
+
+def parse_history(raw: bytes, key: str = "") -> tuple[tuple[str, ...], str]:
+    """The ids in a history block, oldest first, and the key of the block before ('' if it is the first).
+
+    With ``key``, the block must be the one that belongs there; block numbers then fall, so that following
+    them ends. Raises `FormatError`.
+    """
+    found = canonical.decode_canonical(raw, _history_decoder, key or "history block")
+    if not all(map(is_snapshot_id, found.ids)):
+        raise FormatError("history block: a snapshot id is not 32 hex digits")
+    number = history_number(found.previous) + 1 if found.previous is not None else 0
+    if key and key != history_key(number, found.ids[-1]):
+        raise FormatError(f"{key}: the block does not belong under this key")
+    return tuple(found.ids), found.previous or ""

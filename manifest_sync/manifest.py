@@ -6,9 +6,8 @@ back; an unknown name in ``features_read`` refuses reading, in ``features_write`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,43 +17,50 @@ from manifest_sync.chunker import ChunkParams
 from manifest_sync.errors import FormatError, UnknownFeature
 from manifest_sync.keys import (
     HEAD_KEY,
-    GcList,
+    HISTORY_BLOCK,
+    MAX_GC_LIST,
     check_collection_key,
-    check_history_key,
-    encode_gc,
+    encode_gc_list,
+    encode_history,
     gc_key,
     history_key,
+    history_number,
     is_collectable,
+    is_snapshot_id,
     new_session,
     pack_key,
     page_key,
-    parse_gc,
+    parse_gc_list,
+    parse_history,
     session_fence,
     snapshot_key,
 )
 from manifest_sync.model import MAX_PATH, Path, display
+from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.pages import PageRef, check_path, is_object_id, is_session, max_raw
 
 __all__ = [
+    "CHUNK_SMALL",
     "HEAD_KEY",
-    "GcList",
-    "HistoryBlock",
+    "HISTORY_BLOCK",
+    "MAX_GC_LIST",
+    "MAX_HEAD",
     "Manifest",
     "PageRef",
     "Pin",
-    "encode_gc",
+    "encode_gc_list",
     "encode_history",
     "encode_manifest",
     "first_manifest",
-    "follow",
     "gc_key",
     "history_key",
+    "history_number",
     "is_collectable",
     "is_snapshot_id",
     "new_session",
     "pack_key",
     "page_key",
-    "parse_gc",
+    "parse_gc_list",
     "parse_history",
     "parse_manifest",
     "session_fence",
@@ -64,14 +70,10 @@ __all__ = [
 FORMAT = 1
 MAX_HEAD = 64 << 20
 """Most bytes of a head that a reader accepts."""
-HISTORY_BLOCK = 256
-"""Snapshot ids in one history block."""
 MAX_COLLECTIONS = 16
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Names in ``features_read`` and ``features_write`` that this version understands."""
 
-_SNAPSHOT = re.compile(r"[0-9a-f]{32}\Z")
-_ROW = ("id", "session", "files", "bytes", "raw", "stored", "first", "last")
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -92,8 +94,8 @@ class Pin:
 class Manifest:
     """One state of the whole repository. Field by field what docs/format.md says.
 
-    Files and bytes are those of the pages; ``stored_bytes`` is what the packs in use occupy. An empty
-    ``parent`` or ``history`` means there is none. ``ancestors`` are the ids since the last history block,
+    ``files`` and ``bytes`` are the sums over the pages; ``stored_bytes`` is what was stored for them. An
+    empty ``parent`` or ``history`` means there is none. ``ancestors`` are the ids since the last history block,
     oldest first. ``extra`` holds unknown top-level fields.
     """
 
@@ -114,6 +116,8 @@ class Manifest:
     message: str = ""
     single_writer: bool = False
     chunking: ChunkParams = field(default_factory=ChunkParams)
+    files: int = 0
+    bytes: int = 0
     stored_bytes: int = 0
     pages: tuple[PageRef, ...] = ()
     features_read: tuple[str, ...] = ()
@@ -121,16 +125,6 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
     can_write: bool = True
     """False when this version could not publish a successor without losing something it does not know."""
-
-    @property
-    def files(self) -> int:
-        """Number of entries."""
-        return sum(page.files for page in self.pages)
-
-    @property
-    def bytes(self) -> int:
-        """Sum of the sizes of all entries."""
-        return sum(page.bytes for page in self.pages)
 
 
 class _Chunking(msgspec.Struct, forbid_unknown_fields=True):
@@ -211,75 +205,6 @@ def first_manifest(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryBlock:
-    """Ids of `HISTORY_BLOCK` former snapshots, oldest first, and the key of the block before ('' = none)."""
-
-    number: int
-    ids: tuple[str, ...]
-    previous: str
-
-    @property
-    def key(self) -> str:
-        """The block's key in the store."""
-        return history_key(self.number, self.ids[-1])
-
-
-def follow(parent: Manifest, snapshot: str) -> tuple[Manifest, HistoryBlock | None]:
-    """The child of ``parent`` before anything else is changed in it, with the next sequence number.
-
-    When the ancestors fill a history block it is returned too, and must be stored before the child is.
-    """
-    ancestors = (*parent.ancestors, parent.snapshot)
-    block = None
-    history = parent.history
-    if len(ancestors) >= HISTORY_BLOCK:
-        number = check_history_key(history) + 1 if history else 0
-        block = HistoryBlock(number, ancestors[:HISTORY_BLOCK], history)
-        ancestors, history = ancestors[HISTORY_BLOCK:], block.key
-    child = replace(
-        parent,
-        snapshot=snapshot,
-        sequence=parent.sequence + 1,
-        parent=parent.snapshot,
-        ancestors=ancestors,
-        history=history,
-        message="",
-    )
-    return child, block
-
-
-def encode_history(block: HistoryBlock) -> bytes:
-    """The JSON of a history block."""
-    fields = {"ids": list(block.ids), "number": block.number, "previous": block.previous or None}
-    return canonical.encode(fields)
-
-
-class _History(msgspec.Struct):
-    ids: Annotated[list[_Text], msgspec.Meta(min_length=HISTORY_BLOCK, max_length=HISTORY_BLOCK)]
-    number: _Count
-    previous: _Text | None
-
-
-_history_decoder = msgspec.json.Decoder(_History)
-
-
-def parse_history(raw: bytes, key: str) -> HistoryBlock:
-    """The history block stored under ``key``. Raises `FormatError`."""
-    found = canonical.decode_canonical(raw, _history_decoder, key)
-    block = HistoryBlock(found.number, tuple(found.ids), found.previous or "")
-    if not all(map(is_snapshot_id, block.ids)) or block.key != key:
-        raise FormatError(f"{key}: the block does not belong under this key")
-    if (check_history_key(block.previous) + 1 if block.previous else 0) != block.number:
-        raise FormatError(f"{key}: the block before has the wrong number")
-    return block
-
-
-def is_snapshot_id(text: str) -> bool:
-    """Whether ``text`` is a snapshot's id: 32 lower-case hex digits."""
-    return _SNAPSHOT.match(text) is not None
-
-
 def encode_manifest(manifest: Manifest) -> bytes:
     """The head's JSON, one deterministic form: a line for each top-level field and each page.
 
@@ -287,6 +212,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """
     if not manifest.can_write:
         raise ValueError("this version cannot write this manifest without losing what it does not know")
+    _check_totals(manifest, ValueError)
     sessions: dict[str, int] = {}
     rows = [_row(page, sessions.setdefault(page.session, len(sessions))) for page in manifest.pages]
     fields: dict[str, Any] = dict(manifest.extra) | {
@@ -383,6 +309,8 @@ def parse_manifest(raw: bytes) -> Manifest:
         message=head.message,
         single_writer=head.single_writer,
         chunking=chunking,
+        files=head.totals.files,
+        bytes=head.totals.bytes,
         stored_bytes=head.totals.stored,
         pages=pages,
         features_read=tuple(head.features_read),
@@ -390,9 +318,14 @@ def parse_manifest(raw: bytes) -> Manifest:
         extra={name: value for name, value in fields.items() if name not in _KNOWN},
         can_write=keeps_all and KNOWN_FEATURES.issuperset(head.features_write),
     )
-    if (manifest.files, manifest.bytes) != (head.totals.files, head.totals.bytes):
-        raise FormatError("manifest: the totals are not the sums of the pages")
+    _check_totals(manifest, FormatError)
     return manifest
+
+
+def _check_totals(manifest: Manifest, error: type[Exception]) -> None:
+    sums = sum(page.files for page in manifest.pages), sum(page.bytes for page in manifest.pages)
+    if (manifest.files, manifest.bytes) != sums:
+        raise error("manifest: the totals are not the sums of the pages")
 
 
 def _convert(fields: object, kind: type[_T]) -> _T:
@@ -406,14 +339,14 @@ def _check_identity(head: _Head) -> None:
     ids = [head.snapshot, *head.ancestors, *(pin[1] for pin in head.pins)]
     if not all(map(is_snapshot_id, ids if head.parent is None else [*ids, head.parent])):
         raise FormatError("manifest: a snapshot id is not 32 hex digits")
-    if len(head.ancestors) >= HISTORY_BLOCK or len(set(head.ancestors)) != len(head.ancestors):
+    if len(head.ancestors) > HISTORY_BLOCK or len(set(head.ancestors)) != len(head.ancestors):
         raise FormatError("manifest: the ancestors are out of bounds")
     if head.snapshot in head.ancestors or (head.ancestors and head.ancestors[-1] != head.parent):
         raise FormatError("manifest: the ancestors do not lead to the parent")
     if not head.repository or head.oldest > head.sequence:
         raise FormatError("manifest: the repository or the oldest snapshot is out of range")
     if head.history is not None:
-        check_history_key(head.history)
+        history_number(head.history)
     fences = [fence for fence, _ in head.collections]
     if len(fences) > MAX_COLLECTIONS or fences != sorted(set(fences)) or (fences and fences[-1] > head.fence):
         raise FormatError("manifest: the collections are not in order")

@@ -31,11 +31,11 @@ from manifest_sync.pack import MAX_FRAME, MAX_PACK
 from manifest_sync.pagecut import PageCutter, is_boundary
 from manifest_sync.pathrules import check_path, is_plain_name
 
-__all__ = ["PageCutter", "PageRef", "check_path", "encode_page", "is_boundary", "parse_page"]
+__all__ = ["MAX_PAGE_RAW", "PageCutter", "PageRef", "check_path", "encode_page", "is_boundary", "parse_page"]
 
 MAX_PAGE = 4 << 20
 """Most bytes of a page's JSON, unless the page holds a single entry."""
-MAX_LONE_PAGE = 32 << 20
+MAX_PAGE_RAW = 32 << 20
 """Most bytes of the JSON of a page with a single entry: what bounds the size of a file (about 500 GB)."""
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
@@ -168,7 +168,7 @@ def encode_page(entries: Sequence[Entry]) -> tuple[str, bytes]:
 
 def max_raw(files: int) -> int:
     """Most bytes that the JSON of a page with so many entries may have."""
-    return MAX_LONE_PAGE if files == 1 else MAX_PAGE
+    return MAX_PAGE_RAW if files == 1 else MAX_PAGE
 
 
 def _record(entry: Entry, tables: _Tables) -> _Entry:
@@ -211,7 +211,7 @@ def parse_page(raw: bytes, expect_id: str) -> list[Entry]:
     ``expect_id`` is the id by which the manifest names the page.
     """
     what = f"page {expect_id[:16]}"
-    if len(raw) > MAX_LONE_PAGE:
+    if len(raw) > MAX_PAGE_RAW:
         raise FormatError(f"{what}: {len(raw)} bytes is too much")
     if canonical.hash_bytes(raw).hex() != expect_id:
         raise FormatError(f"{what}: its content does not have this id")
