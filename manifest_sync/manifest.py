@@ -95,7 +95,7 @@ class Manifest:
     """One state of the whole repository. Field by field what docs/format.md says.
 
     ``files`` and ``bytes`` are the sums over the pages; ``stored_bytes`` is what was stored for them. An
-    empty ``parent`` or ``history`` means there is none. ``ancestors`` are the ids since the last history block,
+    empty ``parent`` or ``history`` means there is none. ``ancestors`` are the ids since the last block,
     oldest first. ``extra`` holds unknown top-level fields.
     """
 
