@@ -26,11 +26,20 @@ def entries() -> list[Entry]:
     writer = Writer("6f1b1c4e-5a0f-4a58-9d3e-3f7f3a2b1c00", "gpu-01", "2026-01-02T03:04:05Z")
     made = [
         Entry(
-            Path(name), EntryType.FILE, 6, 1767323045000000000, mode, hash_bytes(data), writer,
+            Path(name),
+            EntryType.FILE,
+            6,
+            1767323045000000000,
+            mode,
+            hash_bytes(data),
+            writer,
             (ChunkRef(hash_bytes(data), frame, offset, 6),),
         )
-        for name, data, offset, mode in [(b"run/a.txt", b"hello\n", 0, 0o644), (b"run/b.sh", b"world\n", 6, 0o755)]
-    ]  # fmt: skip
+        for name, data, offset, mode in [
+            (b"run/a.txt", b"hello\n", 0, 0o644),
+            (b"run/b.sh", b"world\n", 6, 0o755),
+        ]
+    ]
     link = Entry(
         Path(b"run/\xff"), EntryType.SYMLINK, 5, 0, 0o777, hash_bytes(b"a.txt"), writer, (), b"a.txt"
     )
