@@ -73,7 +73,8 @@ def load_head(ws: Workspace) -> Head:
             )
         elif (known := ws.index.get_meta("repository")) and known != head.manifest.repository:
             raise Damaged(
-                f"this folder's index belongs to repository {known}, the bucket holds {head.manifest.repository}",
+                f"this folder's index belongs to repository {known}, "
+                f"the bucket holds {head.manifest.repository}",
                 "run `manifest-sync rebuild-index --accept-rollback` to start anew with this bucket",
             )
     attempt = ws.index.get_meta("attempt")
@@ -133,9 +134,7 @@ def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
             ws.index.unreflect_page(page_id, first, last)
         for page, entries in ws.repository.load_pages(wanted):
             ws.index.reflect_page(page.id, [(entry.path, entry.state) for entry in entries])
-            ws.index.save_chunk_hints(
-                page.id, [chunk.id for entry in entries for chunk in entry.chunks]
-            )
+            ws.index.save_chunk_hints(page.id, [chunk.id for entry in entries for chunk in entry.chunks])
         ws.index.drop_pages(set(live))
 
 
@@ -193,26 +192,25 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
     rows = ws.index.rows_in(listing.folder)
     updates: list[tuple[Path, Stat | None, State | None, int]] = []
     for name, stat in listing.files:
-        path = Path(prefix + name)
         row = rows.pop(name, None)
-        if row is not None and row.local is not None and row.stat is not None:
-            if ws.worktree.same_stat(row.stat, stat):
-                if row.local == UNREAD:
-                    continue
-                if confirm and row.clean == 2 and _is_settled(ws, stat, observed.clock):
-                    updates.append((path, stat, row.local, 1))
-                    continue
-                if row.clean == 1:
-                    if checksum:
-                        _recheck(ws, row, observed)
-                    continue
-                if confirm:
-                    continue
-        if is_symlink(stat):
-            target = ws.worktree.read_link(path)
-            updates.append((path, stat, make_state(EntryType.SYMLINK, hash_bytes(target), executable=False), 1))
-        else:
-            updates.append((path, stat, UNREAD, 0))
+        is_known = (
+            row is not None
+            and row.local is not None
+            and row.stat is not None
+            and ws.worktree.same_stat(row.stat, stat)
+        )
+        if not is_known:
+            updates.append(_unknown(ws, Path(prefix + name), stat))
+            continue
+        assert row is not None
+        if confirm and row.clean == 2 and _is_settled(ws, stat, observed.clock):
+            updates.append((row.path, stat, row.local, 1))
+        elif row.local == UNREAD or confirm:
+            continue
+        elif row.clean != 1:
+            updates.append(_unknown(ws, row.path, stat))
+        elif checksum:
+            _recheck(ws, row, observed)
     for name in listing.special:
         row = rows.pop(name, None)
         if row is not None and (row.base is not None or row.remote is not None):
@@ -224,9 +222,15 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
         for name in gone:
             ws.index.forget_local_below(Path(prefix + name))
             ws.index.drop_folders_below(Path(prefix + name))
-        ws.index.set_folder(
-            listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes
-        )
+        ws.index.set_folder(listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes)
+
+
+def _unknown(ws: Workspace, path: Path, stat: Stat) -> tuple[Path, Stat | None, State | None, int]:
+    """The row of a file whose content is not known; the target of a symlink is read at once."""
+    if is_symlink(stat):
+        digest = hash_bytes(ws.worktree.read_link(path))
+        return path, stat, make_state(EntryType.SYMLINK, digest, executable=False), 1
+    return path, stat, UNREAD, 0
 
 
 def _recheck(ws: Workspace, row: Row, observed: Observed) -> None:
@@ -296,7 +300,8 @@ def check_root(ws: Workspace) -> None:
     """Refuse to go on when the root is gone but was known: its absence is no evidence of a deletion."""
     if not ws.worktree.exists() and ws.index.has_base():
         raise ManifestSyncError(
-            f"the root folder {ws.worktree.root} is missing, but this machine synced files in it; nothing was done",
+            f"the root folder {ws.worktree.root} is missing, but this machine synced files in it; "
+            "nothing was done",
             "mount or restore it; if it is gone for good, run `manifest-sync rebuild-index` and pull again",
         )
 

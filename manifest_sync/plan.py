@@ -17,13 +17,13 @@ class Triple(Protocol):
     """One path with its local, base and remote state."""
 
     @property
-    def path(self) -> Path: ...  # noqa: D102
+    def path(self) -> Path: ...
     @property
-    def local(self) -> State | None: ...  # noqa: D102
+    def local(self) -> State | None: ...
     @property
-    def base(self) -> State | None: ...  # noqa: D102
+    def base(self) -> State | None: ...
     @property
-    def remote(self) -> State | None: ...  # noqa: D102
+    def remote(self) -> State | None: ...
 
 
 class Verb(StrEnum):

@@ -143,9 +143,7 @@ class Project:
             text = render_config(bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "")
             _write_new(path, text)
         try:
-            project = cls(
-                load_config(directory), env=os.environ if env is None else env, progress=progress
-            )
+            project = cls(load_config(directory), env=os.environ if env is None else env, progress=progress)
             if had_config and project.config.bucket != bucket:
                 raise UsageError(
                     f"{path} already names the bucket {project.config.bucket}, not {bucket}",
@@ -170,7 +168,8 @@ class Project:
         except NoRepository:
             if not single_writer and not keeps_conditions(store, secrets.token_hex(8)):
                 raise ManifestSyncError(
-                    f"{store.location} ignores conditional writes: two machines pushing at once would lose files",
+                    f"{store.location} ignores conditional writes: "
+                    "two machines pushing at once would lose files",
                     "use another store, or --single-writer if only one machine will ever push",
                 ) from None
             first = fmt.first_manifest(

@@ -135,7 +135,9 @@ class _Puller:
                     yield row, entry
                     row = next(rows, None)
         if row is not None:
-            raise Damaged(f"{display(row.path)} is in no page of the head", "run `manifest-sync rebuild-index`")
+            raise Damaged(
+                f"{display(row.path)} is in no page of the head", "run `manifest-sync rebuild-index`"
+            )
 
     def _land(self, window: list[Wanted]) -> None:
         """Fetch a window into temporary files, sync them once, and rename them into place."""

@@ -15,7 +15,14 @@ from typing import Protocol
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
-from manifest_sync.errors import Damaged, NoRepository, RolledBack, StoreUnavailable, WrongRepository
+from manifest_sync.errors import (
+    Damaged,
+    NoRepository,
+    RolledBack,
+    StoreUnavailable,
+    UnknownFeature,
+    WrongRepository,
+)
 from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change, merge_pages
 from manifest_sync.model import Entry
@@ -153,7 +160,7 @@ class Repository:
             except NotFound:
                 raise Damaged(f"{key} is missing from {self.store.location}") from None
             assert found is not None
-            ids, key = fmt.parse_history(found.body)
+            ids, key = fmt.parse_history(found.body, key)
             if snapshot in ids:
                 return True
         return False
@@ -221,6 +228,12 @@ class Repository:
         Returns:
             The new head, or `Raced` when another publish came first.
         """
+        if not expected.manifest.can_write:
+            raise UnknownFeature(
+                f"{self.store.location} was written by a newer version ({expected.manifest.writer}); "
+                "publishing from here would lose what it added",
+                "upgrade manifest-sync; pull works as it is",
+            )
         pages = self._upload_pages(expected, changes, commit.session)
         manifest = self._next_manifest(expected.manifest, pages, commit)
         body = fmt.encode_manifest(manifest)

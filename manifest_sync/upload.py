@@ -7,13 +7,16 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from blake3 import blake3
+
 from manifest_sync import manifest as fmt
 from manifest_sync import records
-from manifest_sync.canonical import hash_bytes, new_hasher
+from manifest_sync.canonical import hash_bytes
 from manifest_sync.chunker import cut
 from manifest_sync.index import Row
 from manifest_sync.model import SPECIAL, ChunkRef, Entry, EntryType, Hash, Path, Stat, State, make_state
 from manifest_sync.observe import trust
+from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
 from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head
@@ -119,14 +122,14 @@ class _Uploader:
         """Read one file; None when it changed meanwhile (stat, read, stat on the same descriptor)."""
         with self._ws.worktree.open_read(path) as reader:
             stat = reader.stat
-            if stat.size <= fmt.CHUNK_SMALL:
+            if stat.size <= CHUNK_SMALL:
                 data = reader.read(stat.size + 1)
                 if len(data) != stat.size or not reader.unchanged():
                     return None
                 digest = hash_bytes(data)
                 slots = [self._place(digest, data)] if data else []
             else:
-                hasher, total = new_hasher(), 0
+                hasher, total = blake3(), 0
                 slots = []
                 for chunk in cut(reader.read, stat.size):
                     hasher.update(chunk)
@@ -138,9 +141,7 @@ class _Uploader:
                     return None
                 digest = Hash(hasher.digest())
         state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
-        self._ws.progress.advance(
-            "transfer", files=1, bytes_=stat.size if stat.size <= fmt.CHUNK_SMALL else 0
-        )
+        self._ws.progress.advance("transfer", files=1, bytes_=stat.size if stat.size <= CHUNK_SMALL else 0)
         return _Draft(path, stat, state, digest, slots)
 
     def _place(self, chunk_id: Hash, data: bytes) -> Slot:
