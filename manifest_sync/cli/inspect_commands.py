@@ -1,0 +1,59 @@
+"""``status`` and ``ls``: look, and change nothing."""
+
+from __future__ import annotations
+
+import click
+
+from manifest_sync.cli.options import Names, common_options, open_project, option, settings_of, split_names
+from manifest_sync.cli.output import print_entries, print_json, print_status
+from manifest_sync.errors import ManifestSyncError
+
+
+@click.command()
+@option("--offline", is_flag=True, help="Compare with the bucket as it was last seen; send no request.")
+@option("--exit-code", "use_exit_code", is_flag=True, help="Exit with 1 when anything differs.")
+@option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
+@option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")
+@common_options
+@click.pass_context
+def status(
+    ctx: click.Context,
+    offline: bool,
+    use_exit_code: bool,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+) -> int:
+    """Show what differs between here and the bucket."""
+    settings = settings_of(ctx)
+    names = split_names("--only", only)
+    with_groups = split_names("--with", groups)
+    with open_project(settings) as project:
+        report = project.status(offline=offline, only=names, groups=with_groups)
+    if settings.json:
+        print_json(report.to_json())
+    else:
+        print_status(report, settings)
+    if use_exit_code and report.has_drift:
+        return 1
+    return 3 if report.skipped else 0
+
+
+@click.command()
+@click.argument("path", default="")
+@option("-l", "--long", "with_details", is_flag=True, help="Size, time and hash before each path.")
+@common_options
+@click.pass_context
+def ls(ctx: click.Context, path: str, with_details: bool) -> int:
+    """List the files in the bucket, all or those at PATH."""
+    settings = settings_of(ctx)
+    with open_project(settings) as project:
+        entries = project.ls(path)
+        # The first entry is fetched before anything is printed, so that a failure to reach the bucket
+        # is still reported as one error object.
+        first = next(entries, None)
+        if first is None and path:
+            raise ManifestSyncError(
+                f"nothing in the bucket at {path}", "`manifest-sync ls` lists what there is"
+            )
+        print_entries(first, entries, settings, with_details=with_details)
+    return 0

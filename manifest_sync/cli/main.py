@@ -1,0 +1,142 @@
+"""The command ``manifest-sync``: its group, and the one place where an error becomes a message and a code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from manifest_sync.cli.init_commands import init, rebuild_index
+from manifest_sync.cli.inspect_commands import ls, status
+from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
+from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
+from manifest_sync.cli.sync_commands import pull, push
+from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
+
+_SAFE = {
+    "push": "the bucket holds either the old snapshot or the new one, whole; what was uploaded is kept",
+    "pull": "every file is whole, old or new, and nothing was lost",
+    "rebuild-index": "no file and nothing in the bucket was changed",
+}
+_RUN_AGAIN = "run the same command again to carry on"
+
+
+class Main(click.Group):
+    """A group that ends every run, good or bad, with an exit code of the table in docs/cli.md."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C becomes an error that says what is safe."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            safe = _SAFE.get(ctx.invoked_subcommand or "", "nothing was changed")
+            raise Interrupted(f"interrupted: {safe}", _RUN_AGAIN) from error
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run and exit; without ``standalone_mode`` return the exit code instead."""
+        words = sys.argv[1:] if args is None else list(args)
+        settings = Settings()
+        try:
+            code = super().main(
+                args=words,
+                prog_name=prog_name or "manifest-sync",
+                complete_var=complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                obj=settings,
+                **extra,
+            )
+        except OutputClosedError:
+            _silence_stdout()
+            code = 1
+        except (click.Abort, KeyboardInterrupt):
+            code = _fail(Interrupted("interrupted: nothing was changed", _RUN_AGAIN), settings, words)
+        except click.ClickException as error:
+            code = _fail(_usage_error(error), settings, words)
+        except Exception as error:  # noqa: BLE001  the last resort: no traceback reaches a user
+            code = _fail(error, settings, words)
+        code = code if isinstance(code, int) else 0
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _fail(error: Exception, settings: Settings, words: Sequence[str]) -> int:
+    """Tell of ``error`` and return its exit code."""
+    told = _to_told(error)
+    if settings.debug or "--debug" in words:
+        write_stderr("".join(traceback.format_exception(error)).rstrip())
+    # A command line that could not be parsed has not set the settings yet.
+    wants_json = settings.json or "--json" in words
+    try:
+        if wants_json and not settings.json_begun:
+            write_line(json.dumps({"error": told.code, "message": told.message, "hint": told.hint}))
+        else:
+            write_stderr(f"manifest-sync: {told.message}")
+            if told.hint:
+                write_stderr(f"  {told.hint}")
+    except OutputClosedError:
+        _silence_stdout()
+    return told.exit_code
+
+
+def _to_told(error: Exception) -> ManifestSyncError:
+    """The error as a user is told of it."""
+    if isinstance(error, ManifestSyncError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        kind = AccessDenied if isinstance(error, PermissionError) else ManifestSyncError
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return kind(f"{place}{error.strerror}", "put that right, then run the same command again")
+    if isinstance(error, MemoryError):
+        return ManifestSyncError("out of memory", "try again with fewer --jobs")
+    text = " ".join(str(error).split())[:200]
+    return ManifestSyncError(
+        f"internal error: {type(error).__name__}{': ' + text if text else ''}",
+        "run again with --debug, and report what it prints",
+    )
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "manifest-sync"
+    return UsageError(error.format_message(), f"see `{path} --help`")
+
+
+def _silence_stdout() -> None:
+    """The reader went away (``| head``): keep the interpreter's last flush from complaining."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, descriptor)
+    os.close(devnull)
+
+
+@click.group(
+    cls=Main,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Every option can be set in the environment too: --max-delete is {ENV_PREFIX}MAX_DELETE.",
+)
+@click.version_option(package_name="manifest-sync", prog_name="manifest-sync")
+@common_options
+def main() -> None:
+    """Keep a big tree of experiment data the same on many machines and in one bucket."""
+
+
+for _command in (init, push, pull, status, ls, rebuild_index):
+    main.add_command(_command)

@@ -1,0 +1,152 @@
+"""What all commands share: the environment as options, the common flags, opening the project.
+
+Nothing here imports the project itself at start-up, so that ``--help`` stays instant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from manifest_sync.errors import UsageError
+
+if TYPE_CHECKING:
+    from manifest_sync.project import Project
+
+ENV_PREFIX = "MANIFEST_SYNC_"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Settings:
+    """The common options of one run."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    accept_rollback: bool = False
+    jobs: int = 0
+    json_begun: bool = False
+    """Part of a JSON object is on stdout already, so an error can no longer be printed there."""
+
+
+class Option(click.Option):
+    """An option that ``MANIFEST_SYNC_<NAME>`` sets too, whichever command it belongs to."""
+
+    def __init__(self, param_decls: Sequence[str] | None = None, **attrs: Any) -> None:
+        super().__init__(param_decls, **attrs)
+        if self.envvar is None:
+            longest = max(self.opts, key=len)
+            self.envvar = ENV_PREFIX + longest.lstrip("-").replace("-", "_").upper()
+
+
+class Names(click.types.StringParamType):
+    """A name of which the command line takes several: repeated, or with commas between."""
+
+    name = "name"
+    envvar_list_splitter = ","
+
+
+class Pattern(click.types.StringParamType):
+    """A pattern in gitignore syntax; in the environment one a line, because patterns hold anything else."""
+
+    name = "pattern"
+    envvar_list_splitter = "\n"
+
+
+def option(*names: str, **attrs: Any) -> Callable[[_Command], _Command]:
+    """``click.option`` for an `Option`."""
+    return click.option(*names, cls=Option, **attrs)
+
+
+def split_names(option_name: str, values: Sequence[str]) -> list[str]:
+    """The names in ``values``, commas taken apart.
+
+    Raises:
+        UsageError: an option was given and names nothing, which must not come to mean everything.
+    """
+    names = [name.strip() for value in values for name in value.split(",")]
+    found = [name for name in names if name]
+    if values and not found:
+        raise UsageError(f"{option_name} was given without a name", f"leave {option_name} out to select all")
+    return found
+
+
+def from_command_line(ctx: click.Context, name: str) -> bool:
+    """Whether the parameter was typed, not taken from the environment or the default."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    settings = ctx.find_root().ensure_object(Settings)
+    assert param.name is not None
+    # The group parses first; after it, only what was typed behind the command may change a setting.
+    if ctx.parent is None or from_command_line(ctx, param.name):
+        setattr(settings, param.name, value)
+
+
+_COMMON = (
+    option("--json", is_flag=True, expose_value=False, callback=_store, help="Print one JSON object."),
+    option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_store, help="Say only what went wrong."
+    ),
+    option("-v", "--verbose", is_flag=True, expose_value=False, callback=_store, help="List every path."),
+    option("--debug", is_flag=True, expose_value=False, callback=_store, help="Show tracebacks."),
+    option(
+        "--accept-rollback",
+        is_flag=True,
+        expose_value=False,
+        callback=_store,
+        help="Go on although the bucket is older than what this machine saw last.",
+    ),
+    option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=None,
+        expose_value=False,
+        callback=lambda ctx, param, value: _store(ctx, param, value or 0),
+        help="Requests under way at once.",
+    ),
+)
+
+
+def common_options(command: _Command) -> _Command:
+    """Add the options that may stand before and behind the name of a command."""
+    for decorate in reversed(_COMMON):
+        command = decorate(command)
+    return command
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """The common options of this run."""
+    settings = ctx.find_root().ensure_object(Settings)
+    assert isinstance(settings, Settings)
+    return settings
+
+
+@contextmanager
+def open_project(settings: Settings) -> Iterator[Project]:
+    """The project that the working folder lies in, with bars while it works; closed afterwards."""
+    from manifest_sync.cli.progress import make_progress  # noqa: PLC0415
+    from manifest_sync.project import Project  # noqa: PLC0415
+
+    with (
+        make_progress(quiet=settings.quiet) as progress,
+        Project.find(
+            env=os.environ,
+            progress=progress,
+            jobs=settings.jobs,
+            accept_rollback=settings.accept_rollback,
+        ) as project,
+    ):
+        yield project

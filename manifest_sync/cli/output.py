@@ -1,0 +1,349 @@
+"""What goes to stdout: one JSON object, or text for people. Warnings go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import click
+
+from manifest_sync.cli.options import Settings
+from manifest_sync.model import Entry, Path, display, json_path
+from manifest_sync.report import RunReport, StatusReport
+
+MOST_PATHS = 20
+_BATCH = 500
+
+_CASES = {
+    # case: (words in a closing summary, heading and next command in `status`)
+    "new_here": ("new here", "new here", "`push` sends them"),
+    "changed_here": ("changed here", "changed here", "`push --copy` sends them"),
+    "deleted_here": (
+        "deleted here",
+        "deleted here",
+        "`push --full` deletes them in the bucket, `pull --restore-deleted` brings them back",
+    ),
+    "new_there": ("new in the bucket", "new in the bucket", "`pull` brings them"),
+    "changed_there": ("changed in the bucket", "changed in the bucket", "`pull --copy` brings them"),
+    "deleted_there": (
+        "deleted in the bucket",
+        "deleted in the bucket",
+        "`pull --full` moves them to the trash here",
+    ),
+    "same_change": ("the same on both sides", "the same change on both sides", "the next run records it"),
+    "both_deleted": ("deleted on both sides", "deleted on both sides", "the next run records it"),
+    "edit_edit": ("changed on both sides", "conflict: changed on both sides", ""),
+    "deleted_here_changed_there": (
+        "deleted here and changed in the bucket",
+        "conflict: deleted here, changed in the bucket",
+        "",
+    ),
+    "changed_here_deleted_there": (
+        "changed here and deleted in the bucket",
+        "conflict: changed here, deleted in the bucket",
+        "",
+    ),
+    "file_folder": ("a file against a folder", "conflict: a file on one side, a folder on the other", ""),
+}
+_RESOLVE = "`push --resolve local PATH` keeps this side, `pull --resolve remote PATH` takes the bucket's"
+
+# What a mode leaves undone: the cases, the verb, and which modes would do it, weakest first.
+_LEFT: dict[str, tuple[tuple[tuple[str, ...], str, dict[str, str]], ...]] = {
+    "push": (
+        (
+            ("new_here", "changed_here", "deleted_here"),
+            "not pushed",
+            {
+                "new_here": "--new, --copy or --full",
+                "changed_here": "--copy or --full",
+                "deleted_here": "--full",
+            },
+        ),
+        (
+            ("new_there", "changed_there", "deleted_there"),
+            "not pulled",
+            {"new_there": "`pull`", "changed_there": "`pull --copy`", "deleted_there": "`pull --full`"},
+        ),
+    ),
+    "pull": (
+        (
+            ("new_there", "changed_there", "deleted_there"),
+            "not pulled",
+            {
+                "new_there": "--new, --copy or --full",
+                "changed_there": "--copy or --full",
+                "deleted_there": "--full",
+            },
+        ),
+        (
+            ("new_here", "changed_here", "deleted_here"),
+            "not pushed",
+            {
+                "new_here": "`push`",
+                "changed_here": "`push --copy`",
+                "deleted_here": "`push --full` (or `pull --restore-deleted`)",
+            },
+        ),
+    ),
+}
+
+
+class OutputClosedError(Exception):
+    """Whoever read our stdout went away; nothing more can be told."""
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to stdout at once.
+
+    Raises:
+        OutputClosedError: the pipe is closed.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        raise OutputClosedError from error
+
+
+def write_line(text: str) -> None:
+    """One line on stdout; what the terminal cannot show is escaped instead of failing the run."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write_bytes(text.encode(encoding, "backslashreplace") + b"\n")
+
+
+def write_stderr(text: str) -> None:
+    """One message on stderr; a stderr that nobody reads does not fail the run."""
+    try:
+        click.echo(text.encode("utf-8", "backslashreplace"), err=True)
+    except OSError:
+        return
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines for people on stdout."""
+    text = "\n".join(lines)
+    if text:
+        write_line(text)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout; odd bytes in names are escaped, as ``os.fsdecode`` writes them."""
+    write_bytes(json.dumps(value).encode("ascii") + b"\n")
+
+
+def print_run(report: RunReport, settings: Settings) -> None:
+    """The end of a push, pull or rebuild-index."""
+    if settings.json:
+        print_json(report.to_json())
+        return
+    problems = _conflict_lines(report, settings) + _skipped_lines(report.skipped, settings)
+    if settings.quiet:
+        if problems:
+            write_stderr("\n".join(problems))
+        return
+    lines = list(report.actions) if report.dry_run or settings.verbose else []
+    lines += _missed_lines(report, settings)
+    print_lines([*lines, _headline(report), *_left_lines(report), *problems])
+
+
+def _headline(report: RunReport) -> str:
+    parts = [
+        f"{_number(report.new)} new",
+        f"{_number(report.changed)} changed",
+        f"{_number(report.deleted)} deleted",
+        f"{_number(report.unchanged)} unchanged",
+    ]
+    if report.dry_run:
+        return f"dry run, {_name(report)}: would be {', '.join(parts)}; nothing was done"
+    requests = sum(report.requests.values())
+    moved = human_size(report.bytes)
+    if report.stored_bytes:
+        moved += f" ({human_size(report.stored_bytes)} stored)"
+    parts += [moved, f"{_number(requests)} request{_s(requests)}", f"{report.seconds:.1f} s"]
+    return f"{_name(report)}: {', '.join(parts)}; sequence {report.sequence}"
+
+
+def _name(report: RunReport) -> str:
+    if report.command in _LEFT and report.mode != "new":
+        return f"{report.command} --{report.mode}"
+    return report.command
+
+
+def _left_lines(report: RunReport) -> list[str]:
+    """``3 changed, 2 deleted here: not pushed; use --copy or --full``."""
+    lines = []
+    rest = dict(report.left)
+    for cases, verdict, ways in _LEFT.get(report.command, ()):
+        found = [case for case in cases if rest.get(case)]
+        if not found:
+            continue
+        place = "here" if found[0].endswith("_here") else "in the bucket"
+        counts = ", ".join(f"{_number(rest.pop(case))} {case.split('_')[0]}" for case in found)
+        asked = _unheeded(report, found)
+        lines.append(f"{counts} {place}: {verdict}; {asked or 'use ' + _ways(found, ways)}")
+    lines += [f"{_number(count)} {_words(case)}: left as they are" for case, count in rest.items() if count]
+    return lines
+
+
+def _unheeded(report: RunReport, cases: Sequence[str]) -> str:
+    """``--full`` leaves only what it has no evidence about: say which option takes that too."""
+    kept = {"push": "new_there", "pull": "new_here"}[report.command]
+    if report.mode == "full" and list(cases) == [kept]:
+        how = "`pull` brings them" if report.command == "push" else "`push` sends them"
+        return f"{how}, --delete-unknown deletes them"
+    return ""
+
+
+def _ways(cases: Sequence[str], ways: dict[str, str]) -> str:
+    """One hint for all: the weakest mode that does part of it, and what does the rest."""
+    unique = list(dict.fromkeys(ways[case] for case in cases))
+    if len(unique) > 1 and all(way.startswith("--") for way in unique):
+        # --copy does part and --full does all of it, which is what naming both says.
+        return unique[0]
+    return ", ".join(unique)
+
+
+def _conflict_lines(report: RunReport, settings: Settings) -> list[str]:
+    if not report.conflicts:
+        return []
+    count = len(report.conflicts)
+    lines = [f"{_number(count)} conflict{_s(count)}, left as on each side:"]
+    lines += _path_lines(report.conflicts, settings, display)
+    return [*lines, f"  {_RESOLVE}"]
+
+
+def _skipped_lines(skipped: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:
+    if not skipped:
+        return []
+    lines = [f"{_number(len(skipped))} skipped:"]
+    lines += _path_lines(skipped, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
+    return [*lines, "  once the reason is gone, run the same command again"]
+
+
+def _missed_lines(report: RunReport, settings: Settings) -> list[str]:
+    if not report.missed:
+        return []
+    lines = [f"{_number(len(report.missed))} changed without a sign in size or times; found by --checksum:"]
+    return lines + _path_lines(report.missed, settings, display)
+
+
+def _path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], str]) -> list[str]:
+    shown = items if settings.verbose else items[:MOST_PATHS]
+    lines = [f"  {show(item)}" for item in shown]
+    if len(shown) < len(items):
+        lines.append(f"  and {_number(len(items) - len(shown))} more (-v lists all)")
+    return lines
+
+
+def print_status(report: StatusReport, settings: Settings) -> None:
+    """The drift, one group a case, with the command that settles it."""
+    lines: list[str] = []
+    conflict = False
+    for case in chain(_CASES, sorted(set(report.cases) - set(_CASES))):
+        paths = report.cases.get(case, [])
+        if not paths:
+            continue
+        _, heading, way = _CASES.get(case, ("", case, ""))
+        conflict = conflict or heading.startswith("conflict")
+        lines.append(f"{heading}: {_number(len(paths))}{'; ' + way if way else ''}")
+        lines += _path_lines(paths, settings, display)
+    if conflict:
+        lines.append(_RESOLVE)
+    lines += _skipped_lines(report.skipped, settings)
+    if settings.quiet:
+        print_lines(lines)
+        return
+    seen = "the bucket as it was last seen, " if report.offline else ""
+    verdict = "" if report.has_drift else "no drift: "
+    lines.append(f"{verdict}{_number(report.unchanged)} unchanged; {seen}sequence {report.sequence}")
+    if report.trash_files:
+        lines.append(f"{_number(report.trash_files)} in the trash")
+    print_lines(lines)
+
+
+def print_entries(
+    first: Entry | None, rest: Iterator[Entry], settings: Settings, *, with_details: bool
+) -> None:
+    """The listing of ``ls``, streamed: a million entries are never held at once."""
+    entries = rest if first is None else chain([first], rest)
+    if settings.json:
+        settings.json_begun = True
+        write_bytes(b'{"command": "ls", "entries": [')
+        pieces = (
+            (b", " if number else b"") + json.dumps(entry_json(entry)).encode("ascii")
+            for number, entry in enumerate(entries)
+        )
+        _write_batches(pieces)
+        write_bytes(b"]}\n")
+        return
+    # Into a pipe go the names as they are, for --files-from; a terminal gets them made printable.
+    raw = not sys.stdout.isatty()
+    _write_batches(
+        _details(entry, with_details)
+        + (entry.path if raw else display(entry.path).encode("utf-8", "backslashreplace"))
+        + b"\n"
+        for entry in entries
+    )
+
+
+def _write_batches(pieces: Iterable[bytes]) -> None:
+    batch: list[bytes] = []
+    for piece in pieces:
+        batch.append(piece)
+        if len(batch) >= _BATCH:
+            write_bytes(b"".join(batch))
+            batch.clear()
+    write_bytes(b"".join(batch))
+
+
+def _details(entry: Entry, with_details: bool) -> bytes:
+    if not with_details:
+        return b""
+    return f"{entry.size:>12}  {rfc3339(entry.mtime_ns)}  {entry.hash.hex()[:16]}  ".encode("ascii")
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One entry of ``ls --json``; ``mode`` is octal text, as for ``chmod``."""
+    return {
+        "path": json_path(entry.path),
+        "type": entry.type.value,
+        "size": entry.size,
+        "mtime": rfc3339(entry.mtime_ns),
+        "mtime_ns": entry.mtime_ns,
+        "mode": f"{entry.mode:04o}",
+        "hash": entry.hash.hex(),
+        "host": entry.writer.host,
+    }
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A time as UTC text, to the second."""
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def human_size(count: int) -> str:
+    """Bytes for people: ``999 B``, ``1.5 KiB``, ``20 MiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1023.5:
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return f"{value / 1024:.1f} PiB"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _words(case: str) -> str:
+    return _CASES[case][0] if case in _CASES else case.replace("_", " ")

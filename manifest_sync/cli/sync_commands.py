@@ -1,0 +1,140 @@
+"""``push`` and ``pull``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+import click
+
+from manifest_sync.cli.options import (
+    Names,
+    Pattern,
+    common_options,
+    from_command_line,
+    open_project,
+    option,
+    settings_of,
+    split_names,
+)
+from manifest_sync.cli.output import print_run
+from manifest_sync.errors import UsageError
+
+MODES = ("new", "copy", "full")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_SHARED = (
+    option("--new", is_flag=True, help="Only files that are new (the default)."),
+    option("--copy", is_flag=True, help="New and changed files; deletes nothing."),
+    option("--full", is_flag=True, help="New and changed files, and deletions."),
+    option("--checksum", is_flag=True, help="Read every local file again; alone it means --full."),
+    option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas."),
+    option("--files-from", type=click.File("rb"), help="Paths, one a line; - reads stdin."),
+    option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out."),
+    option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat."),
+    option(
+        "--resolve",
+        type=click.Choice(["local", "remote", "both"]),
+        help="Settle conflicts, or those at PATH, for one side.",
+    ),
+    option("--delete-unknown", is_flag=True, help="With --full: an exact mirror."),
+    option("--max-delete", metavar="N|N%", help="How many deletions are meant (default: half)."),
+)
+
+
+def _shared_options(command: _Command) -> _Command:
+    command = click.argument("paths", nargs=-1, metavar="[PATH]...")(command)
+    for decorate in reversed(_SHARED):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_shared_options
+@option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@common_options
+@click.pass_context
+def push(ctx: click.Context, /, message: str, **given: Any) -> int:
+    """Send this side's changes to the bucket.
+
+    Never undoes what another machine did; what both changed is a conflict, and stays. PATH goes with
+    --resolve.
+    """
+    return _run(ctx, "push", given, message=message)
+
+
+@click.command()
+@_shared_options
+@option("--restore-deleted", is_flag=True, help="Bring back files that were deleted here.")
+@common_options
+@click.pass_context
+def pull(ctx: click.Context, /, restore_deleted: bool, **given: Any) -> int:
+    """Bring the bucket's changes here.
+
+    What it replaces or deletes goes to the trash first. PATH goes with --resolve.
+    """
+    return _run(ctx, "pull", given, restore_deleted=restore_deleted)
+
+
+def _run(ctx: click.Context, command: str, given: dict[str, Any], **own: Any) -> int:
+    settings = settings_of(ctx)
+    options = {
+        "mode": choose_mode(ctx, given),
+        "checksum": given["checksum"],
+        "dry_run": given["dry_run"],
+        "only": split_names("--only", given["only"]),
+        "files_from": read_paths(given["files_from"]),
+        "groups": split_names("--with", given["groups"]),
+        "exclude": list(given["exclude"]),
+        "resolve": given["resolve"],
+        "resolve_paths": list(given["paths"]),
+        "delete_unknown": given["delete_unknown"],
+        "max_delete": given["max_delete"],
+        "list_actions": settings.verbose,
+        **own,
+    }
+    if given["paths"] and not given["resolve"]:
+        raise UsageError(
+            f"{given['paths'][0]}: paths go with --resolve",
+            f"to {command} only some folders, use --only NAME",
+        )
+    with open_project(settings) as project:
+        report = project.push(**options) if command == "push" else project.pull(**options)
+    print_run(report, settings)
+    return report.exit_code
+
+
+def choose_mode(ctx: click.Context, given: dict[str, Any]) -> str | None:
+    """The mode asked for, None for the configured one; a typed flag outdoes the environment.
+
+    Raises:
+        UsageError: more than one.
+    """
+    asked = [mode for mode in MODES if given[mode]]
+    typed = [mode for mode in asked if from_command_line(ctx, mode)]
+    chosen = typed or asked
+    if len(chosen) > 1:
+        names = " and ".join(f"--{mode}" for mode in chosen)
+        raise UsageError(f"{names} exclude each other", "use one of --new, --copy and --full")
+    if chosen:
+        return chosen[0]
+    return "full" if given["checksum"] else None
+
+
+def read_paths(file: IO[bytes] | None) -> list[str]:
+    """The paths in ``file``, one a line, or between NULs when there are any (``find -print0``).
+
+    Raises:
+        UsageError: there is none, which must not come to mean everything.
+    """
+    if file is None:
+        return []
+    data = file.read()
+    lines = data.split(b"\0") if b"\0" in data else [li.removesuffix(b"\r") for li in data.split(b"\n")]
+    paths = [os.fsdecode(line) for line in lines if line.strip()]
+    if not paths:
+        raise UsageError("--files-from names no path", "leave it out to select everything")
+    return paths
