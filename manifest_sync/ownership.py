@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from blake3 import blake3
 
 from manifest_sync.errors import UsageError
 from manifest_sync.model import Path
 from manifest_sync.pathrules import check_path, is_plain_name
-from manifest_sync.patterns import NO_MATCH, PatternList
-
-Owner = Literal["git", "bucket", "neither"]
-OWNERS: tuple[Owner, ...] = ("git", "bucket", "neither")
+from manifest_sync.patterns import NO_MATCH, Owner, PatternList, folder_ends, split_rule
 
 TRACKED_RULE = "tracked by git"
 RESERVED_RULE = "reserved name"
@@ -142,12 +138,11 @@ class Ownership:
 
     def rule_verdict(self, path: Path) -> Verdict:
         """Who would own the file ``path`` if git did not track it: shows files with two owners."""
-        parts = path.split(b"/")
-        for end in range(1, len(parts)):
-            above = self._folder_verdict(b"/".join(parts[:end]))
+        for end in folder_ends(path):
+            above = self._folder_verdict(path[:end])
             if above is not None:
                 return above
-        if _is_reserved(parts[-1]):
+        if _is_reserved(path[path.rfind(b"/") + 1 :]):
             return Verdict("neither", RESERVED_RULE)
         return self._judge(self._rule_patterns.match_file(path), self._group_patterns.match_file(path))
 
@@ -177,29 +172,16 @@ class Ownership:
         """Judge a folder from the nearest remembered one above it."""
         if len(self._folders) > _MEMO_FOLDERS:
             self._folders.clear()
-        if not path:
-            folder = _Folder(None, self.tracked_in(Path(b"")))
-        else:
-            parent = path[: max(path.rfind(b"/"), 0)]
-            above = (self._folders.get(parent) or self._remember(parent)).verdict
-            folder = _Folder(above or self._folder_verdict(path), self.tracked_in(Path(path)))
-        self._folders[path] = folder
+        # Not recursive: a path may be two thousand folders deep.
+        folder = self._folders.setdefault(b"", _Folder(None, self.tracked_in(Path(b""))))
+        for end in (*folder_ends(path), len(path)) if path else ():
+            here = path[:end]
+            known = self._folders.get(here)
+            if known is None:
+                verdict = folder.verdict or self._folder_verdict(here)
+                known = self._folders[here] = _Folder(verdict, self.tracked_in(Path(here)))
+            folder = known
         return folder
-
-
-def split_rule(rule: str) -> tuple[Owner, str]:
-    """Split a line of ``OWNER PATTERN``.
-
-    Raises:
-        UsageError: it has no pattern, or the owner is none of `OWNERS`.
-    """
-    parts = rule.split(None, 1)
-    if len(parts) != 2 or parts[0] not in OWNERS:
-        raise UsageError(
-            f"the rule {rule!r} is not OWNER PATTERN",
-            f"OWNER is one of {', '.join(OWNERS)}; for example: git *.py",
-        )
-    return parts[0], parts[1]
 
 
 def _is_reserved(name: bytes) -> bool:

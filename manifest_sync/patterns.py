@@ -1,4 +1,4 @@
-"""gitignore patterns, many at once: one regular-expression match tells the last that matches. Pure.
+"""Rules and gitignore patterns, many at once: one regular-expression match tells the last that matches. Pure.
 
 pathspec translates each pattern; here its expressions are cut down to one level (a folder's own name, not
 what lies below it) and joined into one alternation, last pattern first, because asking thirteen patterns
@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pathspec.patterns.gitignore import GitIgnorePatternError
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+from manifest_sync.errors import UsageError
+
+Owner = Literal["git", "bucket", "neither"]
+OWNERS: tuple[Owner, ...] = ("git", "bucket", "neither")
 
 NO_MATCH = -1
 
@@ -89,6 +94,31 @@ class _Alternation:
         found = self.match(text)
         # Only the outer brackets are capturing, so the number of the group is that of the alternative.
         return NO_MATCH if found is None else self.numbers[found.lastindex or 0]
+
+
+def folder_ends(path: bytes) -> list[int]:
+    """Where in ``path`` the folders above it end, from the top: ``path[:end]`` is each of them."""
+    ends = []
+    end = path.find(b"/")
+    while end >= 0:
+        ends.append(end)
+        end = path.find(b"/", end + 1)
+    return ends
+
+
+def split_rule(rule: str) -> tuple[Owner, str]:
+    """Split a line of ``OWNER PATTERN``.
+
+    Raises:
+        UsageError: it has no pattern, or the owner is none of `OWNERS`.
+    """
+    parts = rule.split(None, 1)
+    if len(parts) != 2 or parts[0] not in OWNERS:
+        raise UsageError(
+            f"the rule {rule!r} is not OWNER PATTERN",
+            f"OWNER is one of {', '.join(OWNERS)}; for example: git *.py",
+        )
+    return parts[0], parts[1]
 
 
 def check_pattern(pattern: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from manifest_sync.errors import UsageError
 from manifest_sync.model import MAX_PATH, Path, display
-from manifest_sync.patterns import NO_MATCH, PatternList
+from manifest_sync.patterns import NO_MATCH, PatternList, folder_ends
 
 _LAST = b"\xff" * (MAX_PATH + 1)
 """Above every path that is allowed."""
@@ -39,7 +39,7 @@ class Scope:
                 f"--exclude {' '.join(self.exclude)}: {error}", "use gitignore patterns, such as '*.tmp'"
             ) from None
         only = () if b"" in self.only else tuple(sorted(set(self.only)))
-        above = (path[:cut] for path in only for cut in _cuts(path))
+        above = (path[:cut] for path in only for cut in folder_ends(path))
         object.__setattr__(self, "only", only)
         object.__setattr__(self, "_patterns", patterns)
         object.__setattr__(self, "_chosen", frozenset(only))
@@ -97,10 +97,10 @@ class Scope:
 
     def _is_below_chosen(self, path: bytes) -> bool:
         chosen = self._chosen
-        return path in chosen or any(path[:cut] in chosen for cut in _cuts(path))
+        return path in chosen or any(path[:cut] in chosen for cut in folder_ends(path))
 
     def _is_below_excluded(self, path: bytes) -> bool:
-        return any(self._patterns.match_folder(path[:cut]) != NO_MATCH for cut in _cuts(path))
+        return any(self._patterns.match_folder(path[:cut]) != NO_MATCH for cut in folder_ends(path))
 
 
 def parse_scope(names: Iterable[str], root: str) -> list[Path]:
@@ -133,13 +133,3 @@ def parse_scope(names: Iterable[str], root: str) -> list[Path]:
             parts = parts[len(root_parts) :]
         paths.append(Path(b"/".join(parts)))
     return paths
-
-
-def _cuts(path: bytes) -> list[int]:
-    """Where the folders above ``path`` end."""
-    cuts = []
-    cut = path.find(b"/")
-    while cut >= 0:
-        cuts.append(cut)
-        cut = path.find(b"/", cut + 1)
-    return cuts
