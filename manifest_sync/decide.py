@@ -56,9 +56,7 @@ class Decision:
         ]
 
 
-def decide(
-    ws: Workspace, head: Head, options: RunOptions, observed: Observed, report: RunReport
-) -> Decision:
+def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, report: RunReport) -> Decision:
     """Bring the index up to ``head``, plan, check the limits and fill in the report's counts.
 
     Raises:

@@ -78,11 +78,7 @@ def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
         current: _Range | None = None
         for frame in sorted(members, key=lambda f: f.offset):
             end = frame.offset + frame.stored
-            if (
-                current is None
-                or frame.offset - current.end > MAX_GAP
-                or end - current.offset > MAX_RANGE
-            ):
+            if current is None or frame.offset - current.end > MAX_GAP or end - current.offset > MAX_RANGE:
                 current = _Range(pack, frame.offset, end)
                 ranges.append(current)
             current.end = max(current.end, end)

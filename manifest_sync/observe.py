@@ -20,7 +20,7 @@ from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Object
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_symlink
+from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_folder, is_symlink
 
 _HASH_BATCH = 1000
 
@@ -220,8 +220,11 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
     if listing.complete:
         gone = ws.index.child_folders(listing.folder) - set(listing.folders)
         for name in gone:
-            ws.index.forget_local_below(Path(prefix + name))
-            ws.index.drop_folders_below(Path(prefix + name))
+            folder = Path(prefix + name)
+            found = ws.worktree.lstat(folder)
+            if found is None or not is_folder(found):  # else only left out of this run
+                ws.index.forget_local_below(folder)
+                ws.index.drop_folders_below(folder)
         ws.index.set_folder(listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes)
 
 

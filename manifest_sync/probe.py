@@ -34,7 +34,8 @@ def keeps_conditions(store: Store, token: str) -> bool:
 def _race(store: Store, key: str, etag: str | None, racers: int = RACERS) -> list[str]:
     def attempt(number: int) -> str | None:
         try:
-            return store.put_if(key, b"probe %d" % number, etag=etag)
+            # Never the same content twice: an ETag may be a hash of it.
+            return store.put_if(key, b"%d after %s" % (number, (etag or "none").encode()), etag=etag)
         except (PreconditionFailed, Unknown):
             return None
 

@@ -17,9 +17,7 @@ def encode_entry(entry: Entry) -> bytes:
     for chunk in entry.chunks:
         frame = chunk.frame
         number = packs.setdefault(frame.pack, len(packs))
-        chunks.append(
-            (chunk.id, number, frame.offset, frame.stored, frame.raw, chunk.offset, chunk.length)
-        )
+        chunks.append((chunk.id, number, frame.offset, frame.stored, frame.raw, chunk.offset, chunk.length))
     writer = entry.writer
     return msgspec.msgpack.encode(
         (
@@ -57,7 +55,9 @@ def parse_entry(path: Path, data: bytes) -> Entry:
             target=target,
         )
     except (ValueError, TypeError, IndexError) as error:
-        raise Damaged(f"the index holds a damaged record: {error}", "run `manifest-sync rebuild-index`") from None
+        raise Damaged(
+            f"the index holds a damaged record: {error}", "run `manifest-sync rebuild-index`"
+        ) from None
 
 
 def _parse_chunk(fields: list[Any], packs: list[PackRef]) -> ChunkRef:
@@ -86,4 +86,6 @@ def parse_chunk(data: bytes) -> ChunkRef:
         pack, fields = msgspec.msgpack.decode(data)
         return _parse_chunk(fields, [PackRef(*pack)])
     except (ValueError, TypeError, IndexError) as error:
-        raise Damaged(f"the index holds a damaged record: {error}", "run `manifest-sync rebuild-index`") from None
+        raise Damaged(
+            f"the index holds a damaged record: {error}", "run `manifest-sync rebuild-index`"
+        ) from None

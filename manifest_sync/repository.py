@@ -17,6 +17,7 @@ from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
 from manifest_sync.errors import (
     Damaged,
+    FormatError,
     NoRepository,
     RolledBack,
     StoreUnavailable,
@@ -113,7 +114,7 @@ class Repository:
         Raises:
             Damaged: the bucket does not hold it, or holds something else under its name.
         """
-        return parse_page(decompress(self.page_body(ref), MAX_PAGE_RAW), ref.id)
+        return _parse_listed(ref, self.page_body(ref))
 
     def page_body(self, ref: PageRef) -> bytes:
         """The stored bytes of a page, checked against its id when they come from the bucket."""
@@ -145,7 +146,7 @@ class Repository:
                 "a machine that has the page cached can still pull and push",
             ) from None
         assert found is not None
-        parse_page(decompress(found.body, MAX_PAGE_RAW), ref.id)
+        _parse_listed(ref, found.body)
         return found.body
 
     def is_ancestor(self, snapshot: str, head: Head) -> bool:
@@ -329,3 +330,12 @@ class Repository:
 def parse_head(found: Object) -> Head:
     """A head from the object that holds it."""
     return Head(fmt.parse_manifest(found.body), found.etag, found.body)
+
+
+def _parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
+    """A page's entries, which must also be what the head says of the page, or pages could overlap."""
+    entries = parse_page(decompress(body, MAX_PAGE_RAW), ref.id)
+    listed = (ref.first, ref.last, ref.files, ref.bytes)
+    if (entries[0].path, entries[-1].path, len(entries), sum(e.size for e in entries)) != listed:
+        raise FormatError(f"page {ref.id} is not what the head says of it")
+    return entries

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifest_sync import observe
-from manifest_sync.diff import Case, classify, clashes
+from manifest_sync.diff import Case, clashes, classify
 from manifest_sync.errors import NoRepository
 from manifest_sync.model import Entry, Path
 from manifest_sync.report import StatusReport

@@ -7,11 +7,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from blake3 import blake3
-
 from manifest_sync import manifest as fmt
 from manifest_sync import records
-from manifest_sync.canonical import hash_bytes
+from manifest_sync.canonical import hash_bytes, new_hasher
 from manifest_sync.chunker import cut
 from manifest_sync.index import Row
 from manifest_sync.model import SPECIAL, ChunkRef, Entry, EntryType, Hash, Path, Stat, State, make_state
@@ -129,7 +127,7 @@ class _Uploader:
                 digest = hash_bytes(data)
                 slots = [self._place(digest, data)] if data else []
             else:
-                hasher, total = blake3(), 0
+                hasher, total = new_hasher(), 0
                 slots = []
                 for chunk in cut(reader.read, stat.size):
                     hasher.update(chunk)

@@ -1,0 +1,29 @@
+"""The worktree: scanning, reading and replacing the user's files; nothing else in the package does."""
+
+from manifest_sync.worktree.paths import (
+    Changing,
+    TargetBlocked,
+    TargetChanged,
+    Unreadable,
+    Vanished,
+    is_folder,
+    is_symlink,
+)
+from manifest_sync.worktree.replace import Staged, Staging
+from manifest_sync.worktree.scan import Listing
+from manifest_sync.worktree.worktree import Reader, Worktree
+
+__all__ = [
+    "Changing",
+    "Listing",
+    "Reader",
+    "Staged",
+    "Staging",
+    "TargetBlocked",
+    "TargetChanged",
+    "Unreadable",
+    "Vanished",
+    "Worktree",
+    "is_folder",
+    "is_symlink",
+]

@@ -1,0 +1,94 @@
+"""The architecture as a test: imports point downward only, and no module outgrows a sitting."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "manifest_sync"
+MAX_LINES = 400
+
+LAYERS = [  # lowest first; a module may import from its own layer and those before it
+    {"errors", "model", "pathrules", "report"},
+    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records"},
+    {"location", "config", "diff", "plan", "scope", "ownership", "merge"},
+    {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
+    {"repository", "packer"},
+    {"workspace"},
+    {"observe", "fetch", "probe"},
+    {"decide", "upload"},
+    {"push", "pull", "status", "rebuild"},
+    {"project"},
+    {"cli", "__main__"},
+]
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+FORBIDDEN = {  # third-party or standard modules, and the only places that may import them
+    "sqlite3": {"index_connection", "index_pages", "index"},
+    "sqlite_utils": {"index_connection", "index_pages", "index"},
+    "boto3": {"stores"},
+    "botocore": {"stores"},
+    "click": {"cli", "__main__"},
+    "rich": {"cli"},
+}
+PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
+    "pagecut", "pages", "keys", "manifest", "records", "pathrules"
+}  # fmt: skip
+IMPURE_IMPORTS = {
+    "subprocess",
+    "socket",
+    "time",
+    "random",
+    "secrets",
+    "io",
+    "tempfile",
+    "shutil",
+    "threading",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+
+
+def unit(path: Path) -> str:
+    """The module's name in ``LAYERS``: a sub-package counts as one."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downward(path: Path) -> None:
+    name = unit(path)
+    assert name in RANK, f"{name} has no layer: add it to the table"
+    for imported in imports(path):
+        parts = imported.split(".")
+        if parts[0] == "manifest_sync" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] <= RANK[name], f"{name} imports {parts[1]}, which lies above it"
+        allowed = FORBIDDEN.get(parts[0])
+        assert allowed is None or name in allowed, f"{name} imports {parts[0]}"
+        if name in PURE:
+            assert parts[0] not in IMPURE_IMPORTS or name == "canonical", f"{name} is pure, not {parts[0]}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_stay_short(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_only_the_command_line_and_the_project_read_the_environment() -> None:
+    for path in modules():
+        if unit(path) not in {"cli", "project", "__main__"}:
+            text = path.read_text("utf-8")
+            assert "os.environ" not in text, path
+            assert "os.getenv" not in text, path
