@@ -56,7 +56,8 @@ def projection(rng: random.Random, numbers: Numbers, trait: str, number: int) ->
     mean, norm = rng.gauss(0, 1), abs(rng.gauss(20, 4))
     text = (
         f'{{\n  "metadata": {{"prompt_id": {number}, "trait": "{trait}", "method": "probe",'
-        f' "position": "response[:5]", "seed": {rng.getrandbits(40)}}},\n  "statistics": {{"mean": {mean!r}, "norm": {norm!r}}},\n'
+        f' "position": "response[:5]", "seed": {rng.getrandbits(40)}}},\n'
+        f'  "statistics": {{"mean": {mean!r}, "norm": {norm!r}}},\n'
         f'  "projections": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n"
     )
     return text.encode("ascii")

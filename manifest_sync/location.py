@@ -19,7 +19,7 @@ from manifest_sync.errors import UsageError
 Scheme = Literal["s3", "file", "memory"]
 
 _FORMS = "use s3://bucket/prefix, file:///folder, a plain folder, or REMOTE:bucket/prefix of your rclone.conf"
-_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _REMOTE = re.compile(r"([\w.+@-][\w.+@ -]*):(?!//)(.*)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
 _DOUBLE_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -223,7 +223,7 @@ def _rclone_location(
     kind = remote.get("type", "")
     if kind != "s3":
         raise UsageError(f"{text!r}: the remote {name!r} in {path} has the type {kind!r}, not 's3'", _FORMS)
-    bucket, prefix = _split_bucket(text, rest)
+    bucket, prefix = _split_bucket(text, rest.lstrip("/"))
     from_chain = remote.get("env_auth", "false").lower() in ("true", "1", "yes")
     access_key = "" if from_chain else remote.get("access_key_id", "")
     secret_key = "" if from_chain else remote.get("secret_access_key", "")
@@ -248,7 +248,7 @@ def _rclone_location(
 
 
 def _split_bucket(text: str, rest: str) -> tuple[str, str]:
-    bucket, _, prefix = rest.lstrip("/").partition("/")
+    bucket, _, prefix = rest.partition("/")
     if not _BUCKET_NAME.fullmatch(bucket):
         raise UsageError(f"{text!r} has no usable bucket name: {bucket!r}", _FORMS)
     parts = prefix.strip("/").split("/")
