@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from manifest_sync import observe
+from manifest_sync.config import Config
 from manifest_sync.diff import Case
 from manifest_sync.index import Row
 from manifest_sync.observe import Observed
 from manifest_sync.plan import Policy, Summary, Verb, check_deletions, iter_actions, summarize
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
-from manifest_sync.scope import Scope
+from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.workspace import Workspace
 
 
@@ -87,3 +88,48 @@ def _fill(decision: Decision, report: RunReport) -> None:
     report.conflicts = summary.conflicts
     if options.dry_run or options.list_actions:
         report.actions = decision.lines()
+
+
+def run_options(
+    command: str,
+    mode: str,
+    config: Config,
+    *,
+    checksum: bool = False,
+    dry_run: bool = False,
+    list_actions: bool = False,
+    only: Sequence[str] = (),
+    files_from: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    resolve: str | None = None,
+    resolve_paths: Sequence[str] = (),
+    delete_unknown: bool = False,
+    restore_deleted: bool = False,
+    max_delete: str | None = None,
+    message: str = "",
+) -> tuple[RunOptions, tuple[str, ...]]:
+    """The options of a push or pull in their checked form, and the groups to include.
+
+    Raises:
+        UsageError: options that do not go together, or a path outside the root.
+    """
+    policy = Policy(
+        command,
+        mode,
+        delete_unknown=delete_unknown,
+        restore_deleted=restore_deleted,
+        resolve=resolve or "",
+        resolve_paths=tuple(parse_scope(resolve_paths, config.root)),
+    )
+    scope = Scope(tuple(parse_scope([*only, *files_from], config.root)), tuple(exclude))
+    options = RunOptions(
+        policy,
+        scope,
+        checksum=checksum,
+        dry_run=dry_run,
+        list_actions=list_actions,
+        max_delete=max_delete,
+        message=message,
+    )
+    return options, tuple(groups)

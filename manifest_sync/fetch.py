@@ -100,6 +100,8 @@ def _fetch(store: Store, wanted: _Range) -> list[Piece]:
         body = store.get_range(key, wanted.offset, wanted.end - wanted.offset)
     except NotFound:
         raise MissingContent(first.path, key, "it is missing") from None
+    except FormatError as error:
+        raise MissingContent(first.path, key, error.message) from None
     pieces: list[Piece] = []
     for frame, wants in wanted.wants:
         start = frame.offset - wanted.offset

@@ -25,14 +25,13 @@ from manifest_sync.config import (
     parse_location,
     render_config,
 )
-from manifest_sync.decide import RunOptions
+from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import Contended, ManifestSyncError, NoRepository, UsageError
 from manifest_sync.gitinfo import tracked_files
 from manifest_sync.index import Index
 from manifest_sync.locking import LocalLock
-from manifest_sync.model import STATE_FOLDER, Entry, Path
+from manifest_sync.model import STATE_FOLDER, Entry
 from manifest_sync.ownership import Ownership
-from manifest_sync.plan import Policy
 from manifest_sync.probe import keeps_conditions
 from manifest_sync.pull import pull
 from manifest_sync.push import push
@@ -203,7 +202,7 @@ class Project:
             self._opened_store = None
 
     def push(self, mode: str | None = None, **options: object) -> RunReport:
-        """Send this side's changes; see `run_options` for the options.
+        """Send this side's changes; see `decide.run_options` for the options.
 
         Args:
             mode: ``new``, ``copy`` or ``full``; default: what the configuration says.
@@ -211,7 +210,7 @@ class Project:
         return self._run("push", push, mode or self.config.push, options)
 
     def pull(self, mode: str | None = None, **options: object) -> RunReport:
-        """Bring the bucket's changes here; see `run_options` for the options."""
+        """Bring the bucket's changes here; see `decide.run_options` for the options."""
         return self._run("pull", pull, mode or self.config.pull, options)
 
     def _run(
@@ -296,7 +295,7 @@ class Project:
             )
 
     def _scope(self, only: Sequence[str]) -> Scope:
-        return Scope(parse_scope(only, self.config.root))
+        return Scope(tuple(parse_scope(only, self.config.root)))
 
     def _location(self) -> Location:
         config = self.config
@@ -340,51 +339,6 @@ class Project:
             return machine
 
 
-def run_options(
-    command: str,
-    mode: str,
-    config: Config,
-    *,
-    checksum: bool = False,
-    dry_run: bool = False,
-    list_actions: bool = False,
-    only: Sequence[str] = (),
-    files_from: Sequence[str] = (),
-    groups: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    resolve: str | None = None,
-    resolve_paths: Sequence[str] = (),
-    delete_unknown: bool = False,
-    restore_deleted: bool = False,
-    max_delete: str | None = None,
-    message: str = "",
-) -> tuple[RunOptions, tuple[str, ...]]:
-    """The options of a push or pull in their checked form, and the groups to include.
-
-    Raises:
-        UsageError: options that do not go together, or a path outside the root.
-    """
-    policy = Policy(
-        command,
-        mode,
-        delete_unknown=delete_unknown,
-        restore_deleted=restore_deleted,
-        resolve=resolve or "",
-        resolve_paths=tuple(parse_scope(resolve_paths, config.root)),
-    )
-    scope = Scope(tuple(parse_scope([*only, *files_from], config.root)), tuple(exclude))
-    options = RunOptions(
-        policy,
-        scope,
-        checksum=checksum,
-        dry_run=dry_run,
-        list_actions=list_actions,
-        max_delete=max_delete,
-        message=message,
-    )
-    return options, tuple(groups)
-
-
 class _NoCache:
     """Pages are not kept while a repository is only being made or joined."""
 
@@ -407,6 +361,3 @@ def _now() -> datetime:
 
 def _timestamp() -> str:
     return _now().strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-__all__ = ["InitReport", "Path", "Project", "run_options"]

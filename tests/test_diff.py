@@ -130,9 +130,7 @@ def test_the_plan_leaves_no_file_that_is_a_folder() -> None:
                     rows = [Triple(Path(b"a"), *above), Triple(Path(b"a/b"), *below)]
                     summary = summarize(lambda rows=rows: rows, policy)  # type: ignore[misc]
                     actions = {a.path: a.verb for a in iter_actions(rows, policy, summary.clashing)}
-                    after = [
-                        r for r in rows if present_after(r, actions.get(r.path, Verb.NOTHING), command)
-                    ]
+                    after = [r for r in rows if present_after(r, actions.get(r.path, Verb.NOTHING), command)]
                     assert len(after) < 2, (command, mode, above, below)
 
 

@@ -37,7 +37,7 @@ _SHARED = (
     option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat."),
     option(
         "--resolve",
-        type=click.Choice(["local", "remote", "both"]),
+        type=click.Choice(["local", "remote"]),
         help="Settle conflicts, or those at PATH, for one side.",
     ),
     option("--delete-unknown", is_flag=True, help="With --full: an exact mirror."),

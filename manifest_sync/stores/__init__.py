@@ -1,17 +1,32 @@
-"""Stores: where a repository's objects lie."""
+"""Where objects are kept: an S3 bucket, a folder, or memory. `open_store` picks by the location's scheme."""
 
 from __future__ import annotations
 
 from manifest_sync.config import Location
+from manifest_sync.errors import UsageError
 from manifest_sync.stores.base import Store
+
+__all__ = ["open_store"]
 
 
 def open_store(location: Location) -> Store:
-    """The store at a location; the S3 library is imported only for S3."""
+    """Open the store at ``location``. No request is made before the first call of a method.
+
+    Raises:
+        UsageError: the location cannot be one (no bucket, a relative folder, a bad endpoint).
+        AccessDenied: a credentials profile is named that does not exist.
+    """
+    # Each is imported only where it is used: boto3 alone costs half a second.
     if location.scheme == "s3":
         from manifest_sync.stores.s3 import S3Store  # noqa: PLC0415
 
         return S3Store(location)
-    from manifest_sync.stores.directory import DirectoryStore  # noqa: PLC0415
+    if location.scheme == "file":
+        from manifest_sync.stores.directory import DirectoryStore  # noqa: PLC0415
 
-    return DirectoryStore(location.path)
+        return DirectoryStore(location.path)
+    if location.scheme == "memory":
+        from manifest_sync.stores.memory import MemoryStore  # noqa: PLC0415
+
+        return MemoryStore.shared(location.path)
+    raise UsageError(f"no store is known for {location.scheme!r}", "use s3://BUCKET/PREFIX or a folder")

@@ -1,186 +1,284 @@
-"""A plain directory as the bucket: the embedded default, and network mounts that keep POSIX's promises.
+"""A store in a plain folder: a disk, a network share. Every key is one file with exactly its bytes.
 
-An object is a file. It is written beside its place, synced, and renamed, so that it is there whole or
-not at all; conditional writes hold an OS lock, so that one of several processes wins.
+Files appear whole or not at all: a temporary file is written and synced, then renamed. What the store
+keeps for itself (lock, temporary files) lies in ``.store`` inside the folder and is never listed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import secrets
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import NoReturn
 
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.errors import (
-    AccessDenied,
-    FormatError,
-    ManifestSyncError,
-    NoRepository,
-    StoreUnavailable,
+from manifest_sync.errors import AccessDenied, FormatError, ManifestSyncError, StoreUnavailable, UsageError
+from manifest_sync.stores.base import (
+    Listed,
+    NotFound,
+    Object,
+    PreconditionFailed,
+    RequestCounter,
+    check_size,
+    too_short,
 )
-from manifest_sync.stores.base import Listed, NotFound, Object, PreconditionFailed
 
-LOCK = ".lock"
-_TEMPORARY = ".tmp-"
+OWN_FOLDER = ".store"
+_ABANDONED_SECONDS = 24 * 3600
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class DirectoryStore:
-    """Objects as files below ``path``; the ETag is the BLAKE3 of the content."""
+    """Keeps the contract of `Store` in the folder ``path`` (absolute; made by the first write)."""
 
     def __init__(self, path: str) -> None:
-        self.location = path
-        self.requests: Counter[str] = Counter()
-        self._path = path
+        if not os.path.isabs(path):
+            raise UsageError(f"the store's folder {path!r} is not absolute", "name it by its full path")
+        self._root = os.path.normpath(path)
+        self._count = RequestCounter()
+        self._synced: set[str] = set()
+        self._folders_lock = threading.Lock()
+
+    @property
+    def location(self) -> str:
+        """See `Store`."""
+        return f"file://{self._root}"
+
+    @property
+    def requests(self) -> Counter[str]:
+        """See `Store`."""
+        return self._count.counts
 
     def get(self, key: str, *, unless_etag: str | None = None, max_bytes: int) -> Object | None:
-        """See `base.Store.get`."""
-        self.requests["GET"] += 1
-        with self._errors(key), open(self._file(key), "rb") as file:
-            body = file.read(max_bytes + 1)
-        if len(body) > max_bytes:
-            raise FormatError(f"{self.location}/{key}: larger than the {max_bytes} bytes it may have")
-        etag = hash_bytes(body).hex()
-        return None if etag == unless_etag else Object(body, etag)
+        """See `Store`."""
+        self._count.add("GET")
+        path = self._path(key)
+        with self._failures(key):
+            found = _read(key, path, max_bytes)
+        return None if found.etag == unless_etag else found
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
-        """See `base.Store.get_range`."""
-        self.requests["GET"] += 1
-        with self._errors(key), open(self._file(key), "rb") as file:
-            if etag is not None and etag != hash_bytes(file.read()).hex():
+        """See `Store`. With ``etag`` the whole object is read, because the ETag is a hash of it."""
+        self._count.add("GET")
+        path = self._path(key)
+        with self._failures(key), open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if etag is not None and hash_bytes(file.read(size)).hex() != etag:
                 raise PreconditionFailed(key)
-            file.seek(offset)
-            body = file.read(length)
-        if len(body) != length:
-            raise StoreUnavailable(
-                f"{self.location}/{key}: {len(body)} bytes at {offset} where {length} were asked for",
-                "the object is shorter than it should be: the bucket is damaged, or being copied",
-            )
-        return body
+            if offset + length > size:
+                raise too_short(key, offset + length, size)
+            parts = []
+            while length:
+                part = os.pread(file.fileno(), length, offset)
+                if not part:
+                    raise too_short(key, offset + length)
+                parts.append(part)
+                offset, length = offset + len(part), length - len(part)
+            return b"".join(parts)
 
     def put(self, key: str, body: bytes) -> None:
-        """See `base.Store.put`."""
-        self.requests["PUT"] += 1
-        with self._errors(key):
-            self._write(key, body)
+        """See `Store`."""
+        self._count.add("PUT")
+        path = self._path(key)
+        with self._failures(key):
+            temporary = self._write_temporary(body)
+            with self._discarding(temporary), self._locked(fcntl.LOCK_SH):
+                self._publish(temporary, path)
 
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
-        """See `base.Store.put_if`."""
-        self.requests["PUT"] += 1
-        with self._errors(key), self._locked():
-            try:
-                with open(self._file(key), "rb") as file:
-                    present: str | None = hash_bytes(file.read()).hex()
-            except FileNotFoundError:
-                present = None
-            if present != etag:
-                raise PreconditionFailed(key)
-            self._write(key, body)
+        """See `Store`. Compares and renames under a lock file that all processes share."""
+        self._count.add("PUT")
+        path = self._path(key)
+        with self._failures(key):
+            temporary = self._write_temporary(body)
+            with self._discarding(temporary), self._locked(fcntl.LOCK_EX):
+                if _etag_of(path) != etag:
+                    raise PreconditionFailed(key)
+                self._publish(temporary, path)
         return hash_bytes(body).hex()
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        """See `base.Store.list`."""
-        self.requests["LIST"] += 1
-        start = os.path.join(self._path, os.path.dirname(prefix))
-        for folder, _, names in os.walk(start, onerror=self._raise):
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                key = os.path.relpath(path, self._path).replace(os.sep, "/")
-                if name == LOCK or name.startswith(_TEMPORARY) or not key.startswith(prefix):
-                    continue
-                with self._errors(key):
-                    found = os.stat(path)
-                    with open(path, "rb") as file:
-                        etag = hash_bytes(file.read()).hex()
-                yield Listed(key, found.st_size, etag, found.st_mtime)
+        """See `Store`. A file that vanishes while the folder is walked is left out."""
+        self._count.add("LIST")
+        if prefix:
+            _check_key(prefix.rstrip("/"))
+        with self._failures(prefix):
+            waiting = [prefix.rpartition("/")[0]]
+            while waiting:
+                folder = waiting.pop()
+                for name, item in self._scan(folder):
+                    key = f"{folder}/{name}" if folder else name
+                    if item.is_dir(follow_symlinks=False):
+                        if key.startswith(prefix) or prefix.startswith(f"{key}/"):
+                            waiting.append(key)
+                    elif key.startswith(prefix) and item.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            stat = item.stat(follow_symlinks=False)
+                            yield Listed(key, stat.st_size, "", stat.st_mtime)
 
     def delete(self, key: str) -> None:
-        """See `base.Store.delete`."""
-        self.requests["DELETE"] += 1
-        try:
-            with self._errors(key):
-                os.unlink(self._file(key))
-        except NotFound:
+        """See `Store`. Folders that are left empty stay: removing them would race with writers."""
+        self._count.add("DELETE")
+        path = self._path(key)
+        if not os.path.isdir(self._root):
             return
+        with self._failures(key), self._locked(fcntl.LOCK_SH), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """See `Store`."""
 
-    def _file(self, key: str) -> str:
-        parts = key.split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in parts) or LOCK in parts:
-            raise FormatError(f"{key!r} is no key of an object")
-        return os.path.join(self._path, *parts)
+    def _path(self, key: str) -> str:
+        _check_key(key)
+        return os.path.join(self._root, key)
 
-    def _write(self, key: str, body: bytes) -> None:
-        path = self._file(key)
-        folder = os.path.dirname(path)
-        if not os.path.isdir(self._path):
-            raise NoRepository(
-                f"{self._path} does not exist",
-                "check the bucket in manifest-sync.toml; is the disk mounted?",
-            )
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, _TEMPORARY + secrets.token_hex(8))
+    def _scan(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         try:
-            with open(temporary, "xb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
+            with os.scandir(os.path.join(self._root, folder)) as items:
+                for item in items:
+                    if folder or item.name != OWN_FOLDER:
+                        yield item.name, item
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+    def _write_temporary(self, body: bytes) -> str:
+        """Write ``body`` to a new file and sync it; the file's path."""
+        folder = os.path.join(self._root, OWN_FOLDER)
+        self._make_folder(folder)
+        path = os.path.join(folder, f"tmp-{secrets.token_hex(8)}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            view = memoryview(body)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            _sync(descriptor)
         except BaseException:
-            try:
-                os.unlink(temporary)
-            except FileNotFoundError:
-                pass
+            os.unlink(path)
             raise
-        self._sync_folders(folder)
+        finally:
+            os.close(descriptor)
+        return path
 
-    def _sync_folders(self, folder: str) -> None:
-        """A new name is on the disk only when its folder is, up to the bucket's own."""
-        while True:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if os.path.samefile(folder, self._path):
-                return
-            folder = os.path.dirname(folder)
+    def _publish(self, temporary: str, path: str) -> None:
+        folder = os.path.dirname(path)
+        self._make_folder(folder)
+        os.rename(temporary, path)
+        _sync_folder(folder)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # One descriptor a call: flock keeps threads of one process apart only that way.
-        with open(os.path.join(self._path, LOCK), "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _make_folder(self, folder: str) -> None:
+        """Make ``folder`` and its parents, and make their names durable; once per store."""
+        if folder in self._synced and os.path.isdir(folder):
+            return
+        with self._folders_lock:
+            missing = []
+            current = folder
+            while not os.path.isdir(current):
+                missing.append(current)
+                current = os.path.dirname(current)
+            for new in reversed(missing):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(new)
+                _sync_folder(os.path.dirname(new))
+            if os.path.basename(folder) == OWN_FOLDER:
+                _remove_abandoned(folder)
+            self._synced.add(folder)
 
-    @staticmethod
-    def _raise(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise StoreUnavailable(f"{error.filename}: {error.strerror}") from error
-
-    @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    @contextlib.contextmanager
+    def _discarding(self, temporary: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            if not os.path.isdir(self._path):
-                raise NoRepository(
-                    f"{self._path} does not exist",
-                    "check the bucket in manifest-sync.toml; is the disk mounted?",
-                ) from None
-            raise NotFound(key) from error
-        except NotADirectoryError as error:
-            raise NotFound(key) from error
-        except PermissionError as error:
-            raise AccessDenied(
-                f"{self.location}/{key}: {error.strerror}", "check the permissions of the bucket's folder"
-            ) from error
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the store's lock: exclusive to compare and swap, shared for all other changes.
+
+        A lock belongs to one opening of the file, so that this keeps threads apart as well as processes.
+        """
+        folder = os.path.join(self._root, OWN_FOLDER)
+        self._make_folder(folder)
+        descriptor = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _failures(self, key: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            hint = "free some space and run again" if error.errno == errno.ENOSPC else "try again"
-            kind = ManifestSyncError if error.errno == errno.ENOSPC else StoreUnavailable
-            raise kind(f"{self.location}/{key}: {error.strerror}", hint) from error
+            self._raise(key, error)
+
+    def _raise(self, key: str, error: OSError) -> NoReturn:
+        if error.errno in _MISSING:
+            raise NotFound(key) from None
+        message = f"{self.location}: {key}: {error.strerror}"
+        if error.errno in _DENIED:
+            raise AccessDenied(message, "check the folder's owner and permissions") from error
+        if error.errno in {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST}:
+            raise ManifestSyncError(message, "this key cannot be kept in a folder") from error
+        raise StoreUnavailable(message, "check the disk and its free space") from error
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that could name anything but a file below the folder."""
+    parts = key.split("/")
+    if any(part in {"", ".", ".."} or "\0" in part for part in parts) or parts[0] == OWN_FOLDER:
+        raise FormatError(f"{key!r} cannot be a key of a store in a folder")
+
+
+def _read(key: str, path: str, max_bytes: int) -> Object:
+    with open(path, "rb", buffering=0) as file:
+        check_size(key, os.fstat(file.fileno()).st_size, max_bytes)
+        body = file.read()
+    check_size(key, len(body), max_bytes)
+    return Object(body, hash_bytes(body).hex())
+
+
+def _etag_of(path: str) -> str | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return hash_bytes(file.read()).hex()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _sync(descriptor: int) -> None:
+    full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is None:
+        os.fsync(descriptor)
+    else:  # macOS: fsync alone leaves the bytes in the drive's own cache
+        fcntl.fcntl(descriptor, full_sync)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems cannot sync a folder; the file itself is synced already.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(folder: str) -> None:
+    """Remove temporary files whose writer was killed: older than a day, no write takes that long."""
+    with os.scandir(folder) as items:
+        for item in items:
+            with contextlib.suppress(FileNotFoundError):
+                if item.name.startswith("tmp-") and item.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                    os.unlink(item.path)

@@ -1,4 +1,4 @@
-"""A store in memory: fast tests, and the plainest reading of the contract."""
+"""A store in this process's memory: for tests, and the shortest statement of what a store does."""
 
 from __future__ import annotations
 
@@ -6,78 +6,108 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import ClassVar
 
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.errors import FormatError, StoreUnavailable
-from manifest_sync.stores.base import Listed, NotFound, Object, PreconditionFailed
+from manifest_sync.stores.base import (
+    Listed,
+    NotFound,
+    Object,
+    PreconditionFailed,
+    RequestCounter,
+    check_size,
+    too_short,
+)
 
 
 class MemoryStore:
-    """Objects in a dictionary; the ETag is the BLAKE3 of the content."""
+    """A dictionary that keeps the contract of `Store`."""
 
-    def __init__(self, location: str = "memory:") -> None:
-        self.location = location
-        self.requests: Counter[str] = Counter()
-        self._objects: dict[str, tuple[bytes, float]] = {}
+    _shared: ClassVar[dict[str, tuple[dict[str, tuple[Object, float]], threading.Lock]]] = {}
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+        self._objects: dict[str, tuple[Object, float]] = {}
         self._lock = threading.Lock()
+        self._count = RequestCounter()
 
-    def _count(self, kind: str) -> None:
-        self.requests[kind] += 1
+    @classmethod
+    def shared(cls, name: str) -> MemoryStore:
+        """A store over the objects that every store of this process with that ``name`` shares."""
+        store = cls(name)
+        store._objects, store._lock = cls._shared.setdefault(name, (store._objects, store._lock))
+        return store
+
+    @property
+    def location(self) -> str:
+        """See `Store`."""
+        return f"memory://{self._name}"
+
+    @property
+    def requests(self) -> Counter[str]:
+        """See `Store`."""
+        return self._count.counts
 
     def get(self, key: str, *, unless_etag: str | None = None, max_bytes: int) -> Object | None:
-        with self._lock:
-            self._count("GET")
-            if key not in self._objects:
-                raise NotFound(key)
-            body = self._objects[key][0]
-        etag = hash_bytes(body).hex()
-        if etag == unless_etag:
+        """See `Store`."""
+        self._count.add("GET")
+        found = self._find(key)
+        if found.etag == unless_etag:
             return None
-        if len(body) > max_bytes:
-            raise FormatError(f"{key} has {len(body)} bytes; at most {max_bytes} are allowed")
-        return Object(body, etag)
+        check_size(key, len(found.body), max_bytes)
+        return found
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
-        with self._lock:
-            self._count("GET")
-            if key not in self._objects:
-                raise NotFound(key)
-            body = self._objects[key][0]
-        if etag is not None and etag != hash_bytes(body).hex():
+        """See `Store`."""
+        self._count.add("GET")
+        found = self._find(key)
+        if etag is not None and found.etag != etag:
             raise PreconditionFailed(key)
-        part = body[offset : offset + length]
-        if len(part) != length:
-            raise StoreUnavailable(f"{key}: bytes {offset} to {offset + length} are beyond its end")
-        return part
+        if offset + length > len(found.body):
+            raise too_short(key, offset + length, len(found.body))
+        return found.body[offset : offset + length]
 
     def put(self, key: str, body: bytes) -> None:
+        """See `Store`."""
+        self._count.add("PUT")
         with self._lock:
-            self._count("PUT")
-            self._objects[key] = (bytes(body), time.time())
+            self._set(key, body)
 
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
+        """See `Store`."""
+        self._count.add("PUT")
         with self._lock:
-            self._count("PUT")
-            present = self._objects.get(key)
-            if (None if present is None else hash_bytes(present[0]).hex()) != etag:
+            found = self._objects.get(key)
+            if (found[0].etag if found else None) != etag:
                 raise PreconditionFailed(key)
-            self._objects[key] = (bytes(body), time.time())
-            return hash_bytes(body).hex()
+            return self._set(key, body)
 
     def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Store`."""
+        self._count.add("LIST")
         with self._lock:
-            self._count("LIST")
-            found = [
-                Listed(key, len(body), hash_bytes(body).hex(), modified)
-                for key, (body, modified) in sorted(self._objects.items())
-                if key.startswith(prefix)
-            ]
-        yield from found
+            found = list(self._objects.items())
+        for key, (stored, modified) in found:
+            if key.startswith(prefix):
+                yield Listed(key, len(stored.body), stored.etag, modified)
 
     def delete(self, key: str) -> None:
+        """See `Store`."""
+        self._count.add("DELETE")
         with self._lock:
-            self._count("DELETE")
             self._objects.pop(key, None)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """See `Store`."""
+
+    def _find(self, key: str) -> Object:
+        with self._lock:
+            found = self._objects.get(key)
+        if found is None:
+            raise NotFound(key)
+        return found[0]
+
+    def _set(self, key: str, body: bytes) -> str:
+        stored = Object(bytes(body), hash_bytes(body).hex())
+        self._objects[key] = (stored, time.time())
+        return stored.etag

@@ -1,0 +1,328 @@
+"""A store in a bucket of an S3-compatible service: Cloudflare R2, AWS, Ceph, SeaweedFS and others.
+
+boto3's own retries are switched off: they would repeat a conditional write whose first answer was lost,
+and then report one's own write as someone else's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ProfileNotFound
+
+from manifest_sync.config import Location
+from manifest_sync.errors import AccessDenied, StoreUnavailable, UsageError
+from manifest_sync.stores.base import (
+    Listed,
+    NotFound,
+    Object,
+    PreconditionFailed,
+    RequestCounter,
+    Unknown,
+    check_size,
+    too_short,
+)
+from manifest_sync.stores.retry import Retry, Transient
+from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3.client import S3Client
+
+T = TypeVar("T")
+
+MAX_CONNECTIONS = 64
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+_SKIP_BYTES = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class S3Store:
+    """Keeps the contract of `Store` in the part of a bucket below ``location.prefix``.
+
+    Args:
+        location: bucket, endpoint and credentials; empty credentials mean the AWS chain.
+        retry: how often and how long to try again.
+        verify: path of a PEM file to trust instead of the system's; None: ``AWS_CA_BUNDLE`` or the system's.
+        read_timeout: seconds without a byte after which a request counts as lost.
+
+    Raises:
+        UsageError: no bucket, or an endpoint that is no URL.
+        AccessDenied: the profile named does not exist.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        retry: Retry | None = None,
+        verify: str | None = None,
+        read_timeout: float = READ_TIMEOUT,
+    ) -> None:
+        if not location.bucket:
+            raise UsageError("the location names no bucket", "write it as s3://BUCKET/PREFIX")
+        self._bucket = location.bucket
+        self._prefix = f"{location.prefix.strip('/')}/" if location.prefix.strip("/") else ""
+        self._location = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        self._retry = retry or Retry()
+        self._count = RequestCounter()
+        self._client = _client(location, verify, read_timeout)
+        self._failures = Failures(self._location, self._bucket, self._client.meta.endpoint_url)
+
+    @property
+    def location(self) -> str:
+        """See `Store`."""
+        return self._location
+
+    @property
+    def requests(self) -> Counter[str]:
+        """See `Store`."""
+        return self._count.counts
+
+    def get(self, key: str, *, unless_etag: str | None = None, max_bytes: int) -> Object | None:
+        """See `Store`."""
+        options: dict[str, Any] = {} if unless_etag is None else {"IfNoneMatch": unless_etag}
+
+        def request() -> Object:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **options)
+            with closing(answer["Body"]) as body:
+                check_size(key, answer.get("ContentLength", 0), max_bytes)
+                data = _read(body, max_bytes + 1)
+            check_size(key, len(data), max_bytes)
+            return Object(data, answer["ETag"])
+
+        try:
+            return self._call("GET", key, request)
+        except Unchanged:
+            return None
+
+    def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+        """See `Store`."""
+        if length == 0:
+            return b""
+        options: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
+
+        def request() -> bytes:
+            answer = self._client.get_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                Range=f"bytes={offset}-{offset + length - 1}",
+                **options,
+            )
+            with closing(answer["Body"]) as body:
+                if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
+                    return _cut(key, body, answer["ContentLength"], offset, length)
+                self._check_range(key, answer.get("ContentRange", ""), offset, length)
+                data = _read(body, length + 1)
+            if len(data) != length:
+                raise ConnectionError(f"{len(data)} bytes came instead of {length}")
+            return data
+
+        return self._call("GET", key, request, range_end=offset + length)
+
+    def _check_range(self, key: str, answered: str, offset: int, length: int) -> None:
+        found = _CONTENT_RANGE.fullmatch(answered)
+        if found is not None:
+            if found[3] != "*" and int(found[3]) < offset + length:
+                raise too_short(key, offset + length, int(found[3]))
+            if int(found[1]) == offset and int(found[2]) == offset + length - 1:
+                return
+        raise StoreUnavailable(
+            f"{self._location}: {key}: bytes {offset}-{offset + length - 1} were asked for and "
+            f"{answered or 'no range'} was answered",
+            "a proxy or the store mishandles ranged reads",
+        )
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `Store`."""
+        digest = _md5(body)
+
+        def request() -> None:
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=digest)
+
+        try:
+            self._call("PUT", key, request)
+        except (NotFound, PreconditionFailed) as error:
+            raise StoreUnavailable(
+                f"{self._location} refused to write {key}: {error.__cause__ or error}", "try again"
+            ) from error
+
+    def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
+        """See `Store`."""
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        digest = _md5(body)
+
+        def request() -> str:
+            answer = self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=digest, **condition
+            )
+            return answer["ETag"]
+
+        # A request that never arrived or that the store turned away (429; 503 SlowDown: R2 does so above
+        # one write a second on a key) had no effect and is sent again. After a timeout, a reset or a 500
+        # it may have had: repeating it could answer 412 for one's own write, so the caller must look.
+        try:
+            return self._retry.run(lambda: self._once("PUT", key, request), only_rejected=True)
+        except Transient as failure:
+            if failure.rejected:
+                raise failure.error from failure.__cause__
+            raise Unknown(key, failure.error) from failure.__cause__
+        except NotFound:
+            # If-Match on a missing key: AWS says 404 where R2 says 412.
+            raise PreconditionFailed(key) from None
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Store`."""
+        token = ""
+        while True:
+            options: dict[str, Any] = {"ContinuationToken": token} if token else {}
+
+            def request(options: dict[str, Any] = options) -> Any:
+                return self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._prefix + prefix, **options
+                )
+
+            try:
+                page = self._call("LIST", prefix, request)
+            except NotFound as error:
+                raise StoreUnavailable(
+                    f"{self._location} cannot be listed: {error.__cause__}", "check endpoint_url"
+                ) from error
+            for item in page.get("Contents", ()):
+                yield Listed(
+                    item["Key"].removeprefix(self._prefix),
+                    item["Size"],
+                    item.get("ETag", ""),
+                    item["LastModified"].timestamp(),
+                )
+            if not page.get("IsTruncated"):
+                return
+            following = page.get("NextContinuationToken", "")
+            if not following or following == token:
+                raise StoreUnavailable(
+                    f"{self._location}: the listing of {prefix!r} does not end", "the store is at fault"
+                )
+            token = following
+
+    def delete(self, key: str) -> None:
+        """See `Store`."""
+
+        def request() -> None:
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+        try:
+            self._call("DELETE", key, request)
+        except NotFound:
+            return
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._client.close()
+
+    def _call(self, kind: str, key: str, request: Callable[[], T], *, range_end: int = 0) -> T:
+        """Make a request that may be repeated without harm."""
+        try:
+            return self._retry.run(lambda: self._once(kind, key, request, range_end))
+        except Transient as failure:
+            raise failure.error from failure.__cause__
+
+    def _once(self, kind: str, key: str, request: Callable[[], T], range_end: int = 0) -> T:
+        self._count.add(kind)
+        try:
+            return request()
+        except REQUEST_ERRORS as error:
+            if range_end and _status(error) == 416:
+                raise too_short(key, range_end) from error
+            raise self._failures.translate(error, key) from error
+
+
+def _client(location: Location, verify: str | None, read_timeout: float) -> S3Client:
+    endpoint = location.endpoint_url
+    if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
+        raise UsageError(f"the endpoint {endpoint!r} is no http or https URL", "write https://HOST")
+    style: Any = "auto"
+    if endpoint:
+        style = "path" if location.path_style else "virtual"
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": style},
+        max_pool_connections=MAX_CONNECTIONS,
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=read_timeout,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Over TLS boto3 would send its default checksum as a trailer of a chunked body, which R2, Ceph
+        # and others refuse; every write carries Content-MD5 instead.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.session.Session(
+            aws_access_key_id=location.access_key or None,
+            aws_secret_access_key=location.secret_key or None,
+            aws_session_token=location.session_token or None,
+            profile_name=location.profile or None,
+        )
+        return session.client(
+            "s3",
+            region_name=location.region or _default_region(endpoint, session.region_name),
+            endpoint_url=endpoint or None,
+            verify=verify,
+            config=config,
+        )
+    except ProfileNotFound as error:
+        raise AccessDenied(str(error), "check AWS_PROFILE and ~/.aws/config") from error
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"s3://{location.bucket}: {error}", "check endpoint_url, region and keys") from error
+
+
+def _default_region(endpoint: str, configured: str | None) -> str:
+    if (urlsplit(endpoint).hostname or "").endswith(".r2.cloudflarestorage.com"):
+        return "auto"
+    return configured or "us-east-1"
+
+
+def _read(body: StreamingBody, limit: int) -> bytes:
+    """The body up to ``limit`` bytes. Reading on to its end is what makes botocore check its length."""
+    parts = []
+    while limit > 0:
+        part = body.read(limit)
+        if not part:
+            break
+        parts.append(part)
+        limit -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _cut(key: str, body: StreamingBody, size: int, offset: int, length: int) -> bytes:
+    """The wanted range out of a whole object, from a server that knows no ranges; never holds the rest."""
+    if size < offset + length:
+        raise too_short(key, offset + length, size)
+    while offset > 0:
+        skipped = body.read(min(offset, _SKIP_BYTES))
+        if not skipped:
+            raise ConnectionError("the answer ended early")
+        offset -= len(skipped)
+    data = body.read(length)
+    if len(data) != length:
+        raise ConnectionError("the answer ended early")
+    return data
+
+
+def _md5(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def _status(error: Exception) -> int:
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

