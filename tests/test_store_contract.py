@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_list(store: Store) -> None:
     assert list(store.list("none/")) == []
     for item in store.list(""):
         assert item.size == len(item.key)
-        assert abs(item.modified - os.stat(".").st_atime) < 10 * 365 * 86400
+        assert abs(item.modified - time.time()) < 600
         assert item.etag in {"", etag_of(store, item.key)}
 
 
