@@ -93,13 +93,13 @@ def main() -> None:
         bucket, endpoint = str(folder / "bucket"), ""
         if options.s3:
             sys.path.insert(0, str(HERE))
-            from tests.conftest import make_bucket  # noqa: PLC0415
-            from tests.servers import ACCESS_KEY, SECRET_KEY, seaweedfs  # noqa: PLC0415
+            from tests.servers import BUCKET, seaweedfs  # noqa: PLC0415
 
+            (folder / "server").mkdir()
             server = stack.enter_context(seaweedfs(folder / "server", tls=False))
-            bucket = f"s3://{make_bucket(server)}/experiments"
-            endpoint = f'endpoint_url = "{server.endpoint}"\n'
-            os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY)
+            bucket = f"s3://{BUCKET}/experiments"
+            endpoint = f'endpoint_url = "{server.endpoint_url}"\n'
+            os.environ.update(server.environment())
         for machine in (gpu, laptop):
             text = CONFIG.format(bucket=bucket, endpoint=endpoint, rules=json.dumps(RULES))
             (machine / "manifest-sync.toml").write_text(text)

@@ -15,6 +15,7 @@ from manifest_sync.stores.base import Store
 GIT_FREE_CONFIG = """\
 bucket = "{bucket}"
 root = "experiments"
+{endpoint}
 [ownership]
 git_tracked = false
 rules = ["git *.py", "git *.md", "git config.json", "neither **/activations/"]
@@ -29,7 +30,13 @@ class Machine:
     """One folder with a project; ``root`` is its tree."""
 
     def __init__(
-        self, folder: FsPath, bucket: str, *, defaults: str = "", env: dict[str, str] | None = None
+        self,
+        folder: FsPath,
+        bucket: str,
+        *,
+        defaults: str = "",
+        endpoint_url: str = "",
+        env: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.bucket = bucket
@@ -37,7 +44,10 @@ class Machine:
         self.root = folder / "experiments"
         self.store: Store | None = None
         folder.mkdir(parents=True)
-        (folder / "manifest-sync.toml").write_text(GIT_FREE_CONFIG.format(bucket=bucket, defaults=defaults))
+        endpoint = f'endpoint_url = "{endpoint_url}"' if endpoint_url else ""
+        (folder / "manifest-sync.toml").write_text(
+            GIT_FREE_CONFIG.format(bucket=bucket, defaults=defaults, endpoint=endpoint)
+        )
         Project.init(str(folder), bucket, env=self.env)
 
     def project(self) -> Project:

@@ -8,13 +8,13 @@ import os
 from dataclasses import replace
 from typing import Any
 
-import format_example
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import FormatError, UnknownFeature
+from tests import format_example
 
 EXAMPLE = format_example.manifest()
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 from typing import Any
 
-import format_example
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import FormatError
 from manifest_sync.model import ChunkRef, Entry, EntryType, FrameRef, PackRef, Path, Writer
 from manifest_sync.pages import PageCutter, check_path, encode_page, is_boundary, parse_page
+from tests import format_example
 
 SESSION = format_example.SESSION
 WRITER = Writer("m", "h", "t")

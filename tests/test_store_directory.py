@@ -1,0 +1,106 @@
+"""What only the store in a folder has: confinement, whole files, its own folder, several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from manifest_sync.errors import AccessDenied, FormatError, ManifestSyncError, UsageError
+from manifest_sync.stores.base import NotFound
+from manifest_sync.stores.directory import OWN_FOLDER, DirectoryStore
+
+RACER = """
+import sys
+from manifest_sync.stores.base import PreconditionFailed
+from manifest_sync.stores.directory import DirectoryStore
+store = DirectoryStore(sys.argv[1])
+added = 0
+while added < 25:
+    found = store.get("counter", max_bytes=100)
+    try:
+        store.put_if("counter", b"%d" % (int(found.body) + 1), etag=found.etag)
+        added += 1
+    except PreconditionFailed:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a/.", "a\0b", f"{OWN_FOLDER}/lock"]
+)
+def test_keys_stay_below_the_folder(tmp_path: Path, key: str) -> None:
+    store = DirectoryStore(str(tmp_path / "store"))
+    for call in (
+        lambda: store.put(key, b"x"),
+        lambda: store.put_if(key, b"x", etag=None),
+        lambda: store.get(key, max_bytes=10),
+        lambda: store.get_range(key, 0, 1),
+        lambda: store.delete(key),
+    ):
+        with pytest.raises(FormatError):
+            call()
+    assert not (tmp_path / "x").exists()
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path / "store"))
+    with pytest.raises(NotFound):
+        store.get("manifest.json", max_bytes=10)
+    store.delete("k")
+    assert list(store.list("")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_temporary_file_is_left_or_listed(tmp_path: Path) -> None:
+    own = tmp_path / OWN_FOLDER
+    own.mkdir()
+    for name, age in (("tmp-old", 2 * 86400), ("tmp-new", 60)):
+        (own / name).write_bytes(b"half")
+        os.utime(own / name, (time.time() - age,) * 2)
+    store = DirectoryStore(str(tmp_path))
+    store.put("a/b", b"x")
+    assert [item.key for item in store.list("")] == ["a/b"]
+    assert sorted(os.listdir(own)) == ["lock", "tmp-new"]
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path))
+    store.put("a", b"x")
+    with pytest.raises(ManifestSyncError):
+        store.put("a/b", b"y")
+    with pytest.raises(ManifestSyncError):
+        store.put("n" * 300, b"y")
+    with pytest.raises(NotFound):
+        store.get("a/b", max_bytes=10)
+    store.delete("a/b")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert os.listdir(tmp_path / OWN_FOLDER) == ["lock"]
+
+
+def test_an_unreadable_object(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        # Root may read everything; a folder in the place of the file fails for root too.
+        (tmp_path / "k").mkdir()
+        expected: type[Exception] = ManifestSyncError
+    else:
+        (tmp_path / "k").touch(mode=0)
+        expected = AccessDenied
+    with pytest.raises(expected):
+        DirectoryStore(str(tmp_path)).get("k", max_bytes=10)
+
+
+def test_a_relative_folder_is_refused() -> None:
+    with pytest.raises(UsageError):
+        DirectoryStore("store")
+
+
+def test_no_swap_of_four_processes_is_lost(tmp_path: Path) -> None:
+    DirectoryStore(str(tmp_path)).put("counter", b"0")
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path)]) for _ in range(4)]
+    assert [racer.wait(100) for racer in racers] == [0] * 4
+    assert (tmp_path / "counter").read_bytes() == b"100"
