@@ -42,6 +42,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     script: Script
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that gave up waiting is what a stall is for."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -32,6 +32,7 @@ from manifest_sync.stores.base import (
 OWN_FOLDER = ".store"
 _ABANDONED_SECONDS = 24 * 3600
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
+_UNFIT = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -87,7 +88,7 @@ class DirectoryStore:
         """See `Store`."""
         self._count.add("PUT")
         path = self._path(key)
-        with self._failures(key):
+        with self._failures(key, writing=True):
             temporary = self._write_temporary(body)
             with self._discarding(temporary), self._locked(fcntl.LOCK_SH):
                 self._publish(temporary, path)
@@ -96,7 +97,7 @@ class DirectoryStore:
         """See `Store`. Compares and renames under a lock file that all processes share."""
         self._count.add("PUT")
         path = self._path(key)
-        with self._failures(key):
+        with self._failures(key, writing=True):
             temporary = self._write_temporary(body)
             with self._discarding(temporary), self._locked(fcntl.LOCK_EX):
                 if _etag_of(path) != etag:
@@ -129,7 +130,11 @@ class DirectoryStore:
         path = self._path(key)
         if not os.path.isdir(self._root):
             return
-        with self._failures(key), self._locked(fcntl.LOCK_SH), contextlib.suppress(FileNotFoundError):
+        with (
+            self._failures(key),
+            self._locked(fcntl.LOCK_SH),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
             os.unlink(path)
 
     def close(self) -> None:
@@ -215,19 +220,19 @@ class DirectoryStore:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _failures(self, key: str) -> Iterator[None]:
+    def _failures(self, key: str, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._raise(key, error)
+            self._raise(key, error, writing)
 
-    def _raise(self, key: str, error: OSError) -> NoReturn:
-        if error.errno in _MISSING:
+    def _raise(self, key: str, error: OSError, writing: bool) -> NoReturn:
+        if error.errno in _MISSING and not writing:
             raise NotFound(key) from None
         message = f"{self.location}: {key}: {error.strerror}"
         if error.errno in _DENIED:
             raise AccessDenied(message, "check the folder's owner and permissions") from error
-        if error.errno in {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST}:
+        if error.errno in _UNFIT:
             raise ManifestSyncError(message, "this key cannot be kept in a folder") from error
         raise StoreUnavailable(message, "check the disk and its free space") from error
 

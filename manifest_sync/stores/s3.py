@@ -35,6 +35,7 @@ from manifest_sync.stores.retry import Retry, Transient
 from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSRequest
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
 
@@ -193,11 +194,17 @@ class S3Store:
                 )
 
             try:
-                page = self._call("LIST", prefix, request)
+                page = self._call("LIST", f"{prefix}*", request)
             except NotFound as error:
                 raise StoreUnavailable(
                     f"{self._location} cannot be listed: {error.__cause__}", "check endpoint_url"
                 ) from error
+            if "IsTruncated" not in page:
+                # A web page that happens to parse would otherwise pass for an empty bucket.
+                raise StoreUnavailable(
+                    f"{self._location}: the listing of {prefix!r} was not answered like an S3 service does",
+                    "check endpoint_url: it must name the S3 endpoint, without the bucket",
+                )
             for item in page.get("Contents", ()):
                 yield Listed(
                     item["Key"].removeprefix(self._prefix),
@@ -273,17 +280,24 @@ def _client(location: Location, verify: str | None, read_timeout: float) -> S3Cl
             aws_session_token=location.session_token or None,
             profile_name=location.profile or None,
         )
-        return session.client(
+        client = session.client(
             "s3",
             region_name=location.region or _default_region(endpoint, session.region_name),
             endpoint_url=endpoint or None,
             verify=verify,
             config=config,
         )
+        client.meta.events.register("before-sign.s3.PutObject", _without_expect)
+        return client
     except ProfileNotFound as error:
         raise AccessDenied(str(error), "check AWS_PROFILE and ~/.aws/config") from error
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"s3://{location.bucket}: {error}", "check endpoint_url, region and keys") from error
+
+
+def _without_expect(request: AWSRequest, **_: object) -> None:
+    """Take out ``Expect: 100-continue``: R2 does not answer it, and botocore waits a second each time."""
+    del request.headers["Expect"]
 
 
 def _default_region(endpoint: str, configured: str | None) -> str:
