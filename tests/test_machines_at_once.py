@@ -25,9 +25,7 @@ MakeMachine = Callable[[str], Machine]
 
 
 @pytest.fixture(params=["directory", "seaweedfs", "seaweedfs-tls"])
-def machine(
-    request: pytest.FixtureRequest, tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch
-) -> MakeMachine:
+def machine(request: pytest.FixtureRequest, tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch) -> MakeMachine:
     """Makes machines on one fresh bucket."""
     if request.param == "directory":
         return lambda name: Machine(tmp_path / name, str(tmp_path / "bucket"))
