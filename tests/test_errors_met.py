@@ -1,4 +1,4 @@
-"""What goes wrong where a user meets it: one clear message, the right exit code, no traceback, nothing lost."""
+"""What goes wrong where a user meets it: one clear message, the right exit code, nothing lost."""
 
 from __future__ import annotations
 
