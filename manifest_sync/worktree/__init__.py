@@ -1,17 +1,10 @@
 """The worktree: scanning, reading and replacing the user's files; nothing else in the package does."""
 
-from manifest_sync.worktree.paths import (
-    Changing,
-    TargetBlocked,
-    TargetChanged,
-    Unreadable,
-    Vanished,
-    is_folder,
-    is_symlink,
-)
-from manifest_sync.worktree.replace import Staged, Staging
+from manifest_sync.worktree.outcomes import Changing, TargetBlocked, TargetChanged, Unreadable, Vanished
+from manifest_sync.worktree.read import Reader, is_folder, is_symlink
 from manifest_sync.worktree.scan import Listing
-from manifest_sync.worktree.worktree import Reader, Worktree
+from manifest_sync.worktree.staging import Staged, Staging
+from manifest_sync.worktree.worktree import Worktree
 
 __all__ = [
     "Changing",

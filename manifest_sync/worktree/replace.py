@@ -1,236 +1,267 @@
-"""Writing to the worktree: stage, sync a batch at once, look again, link into the trash, rename."""
+"""Replacing and removing files: look again, keep the old in the trash, rename the new over (P7, P8)."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
 import shutil
-from types import TracebackType
-from typing import Self
+import stat as st
+from collections.abc import Callable
 
-from blake3 import blake3
-
-from manifest_sync.errors import AccessDenied, ManifestSyncError
-from manifest_sync.model import Hash, Path, Stat, display
+from manifest_sync.errors import ManifestSyncError
+from manifest_sync.model import STATE_FOLDER, Path, Stat
 from manifest_sync.pathrules import check_path
-from manifest_sync.worktree.paths import Folders, TargetBlocked, TargetChanged, make_stat, split
+from manifest_sync.worktree.folders import OPEN_FOLDER, Folders, split
+from manifest_sync.worktree.outcomes import Outcome, TargetBlocked, TargetChanged, disk_failure, reason_of
+from manifest_sync.worktree.read import look, to_stat
+from manifest_sync.worktree.staging import Area
+from manifest_sync.worktree.syscalls import rename_new
 
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
-
-
-class Staged:
-    """One temporary file on the root's device, not yet anywhere the user looks."""
-
-    __slots__ = ("_descriptor", "_folder", "name")
-
-    def __init__(self, folder: str, name: str) -> None:
-        self._folder = folder
-        self.name = name
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o600)
-
-    @property
-    def path(self) -> str:
-        """Where it lies."""
-        return os.path.join(self._folder, self.name)
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Write bytes at an offset; a full disk is said with its path."""
-        view = memoryview(data)
-        try:
-            while view:
-                written = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[written:], offset + written
-        except OSError as error:
-            raise as_error(error, self.path) from error
-
-    def hash(self) -> Hash:
-        """BLAKE3 of what was written."""
-        hasher = blake3()
-        offset = 0
-        while block := os.pread(self._descriptor, 1 << 20, offset):
-            hasher.update(block)
-            offset += len(block)
-        return Hash(hasher.digest())
-
-    def close(self) -> None:
-        """No more is written."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-class Staging:
-    """A batch of temporary files; those that were not renamed are removed at the end."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._files: list[Staged] = []
-        self._prefix = secrets.token_hex(6)
-
-    def create(self) -> Staged:
-        """A new empty temporary file."""
-        try:
-            staged = Staged(self._folder, f"{self._prefix}-{len(self._files)}")
-        except OSError as error:
-            raise as_error(error, self._folder) from error
-        self._files.append(staged)
-        return staged
-
-    def sync(self) -> None:
-        """Bring the whole batch to the disk with one call."""
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            sync_filesystem(descriptor)
-        except OSError as error:
-            raise as_error(error, self._folder) from error
-        finally:
-            os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for staged in self._files:
-            staged.close()
-            try:
-                os.unlink(staged.path)
-            except FileNotFoundError:
-                continue
-
-
-def sync_filesystem(descriptor: int) -> None:
-    """``syncfs`` of the filesystem that the descriptor lies on; where there is none, ``sync``."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if function is None:
-        os.sync()
-    elif function(descriptor) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EACCES)
+# About this one path, not about the disk: the run goes on without it.
+_PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR)
 
 
 class Replacer:
-    """Replaces and removes files of one tree; what was there goes to the trash."""
+    """Writes into one tree; what was there goes to the trash of ``area``."""
 
-    def __init__(self, folders: Folders, trash: str, *, trust_ctime: bool, trust_inode: bool) -> None:
+    def __init__(
+        self, folders: Folders, area: Area, same_stat: Callable[[Stat, Stat], bool], *, follow: bool
+    ) -> None:
         self._folders = folders
-        self._trash = trash
-        self._trust_ctime = trust_ctime
-        self._trust_inode = trust_inode
-        self._trash_run = ""
-        self._trash_count = 0
-
-    def same_stat(self, one: Stat, other: Stat) -> bool:
-        """Whether two stats give no sign of a change."""
-        return (
-            one.size == other.size
-            and one.mtime_ns == other.mtime_ns
-            and one.mode == other.mode
-            and (one.ctime_ns == other.ctime_ns or not self._trust_ctime)
-            and (one.inode == other.inode or not self._trust_inode)
-        )
+        self._area = area
+        self._follow = follow
+        self._same_stat = same_stat
+        self._mounts: dict[int, int] = {}
 
     def replace(self, source: str, path: Path, *, expected: Stat | None, run: str) -> tuple[Stat, str | None]:
-        """Rename ``source`` over ``path`` if it still is what the plan saw.
+        """Rename ``source``, a name in staging, over ``path`` if that still is what the plan saw.
 
         Returns:
-            The new stat, and the name in the trash of what was there (None: nothing was).
+            The new stat, and the name below the trash of what was there (None: nothing was).
 
         Raises:
-            TargetChanged: the path does not hold what ``expected`` says.
-            TargetBlocked: a folder, file or symlink is in the way, or the path is not allowed.
+            TargetChanged, TargetBlocked: as the names say; what is at the path was not touched.
+            ManifestSyncError: the disk is full or failed; what is at the path was not touched.
         """
-        problem = check_path(path)
-        if problem:
-            raise TargetBlocked(problem)
-        folder, name = split(path)
+        folder, name = self._split(path)
+        source_dir, source_name = self._area.staging, os.fsencode(source)
         try:
-            parent = self._folders.descriptor(folder, create=True)
+            parent = self._folders.make(folder)
             self._check(parent, name, path, expected)
-            stored = None if expected is None else self._to_trash(parent, name, run)
-            os.rename(source, name, dst_dir_fd=parent)
-            return make_stat(os.stat(name, dir_fd=parent, follow_symlinks=False)), stored
-        except IsADirectoryError:
-            raise TargetBlocked(f"{display(path)} is a folder here") from None
+            if self._folders.device(folder) != self._area.device:
+                source_dir, source_name = self._carry(folder, source_name)
+                parent = self._folders.open(folder)
+            if expected is None:
+                rename_new(source_name, source_dir, name, parent)
+                stored = None
+            else:
+                stored = self._link_to_trash(parent, name, path, run)
+                try:
+                    os.rename(source_name, name, src_dir_fd=source_dir, dst_dir_fd=parent)
+                except OSError:
+                    os.unlink(os.path.basename(stored), dir_fd=self._area.trash(run))
+                    raise
+            return to_stat(os.stat(name, dir_fd=parent, follow_symlinks=False)), stored
         except OSError as error:
-            raise as_error(error, display(path)) from error
+            if source_dir != self._area.staging:
+                _unlink_quietly(source_name, source_dir)
+            raise self._failure(path, error) from error
 
     def remove(self, path: Path, *, expected: Stat | None, run: str) -> str:
-        """Move a file to the trash if it still is what the plan saw, and drop folders it leaves empty."""
-        folder, name = split(path)
-        try:
-            parent = self._folders.descriptor(folder)
-            self._check(parent, name, path, expected)
-            stored = self._to_trash(parent, name, run)
-            os.unlink(name, dir_fd=parent)
-        except FileNotFoundError:
-            raise TargetChanged from None
-        except OSError as error:
-            raise as_error(error, display(path)) from error
-        self._prune(folder)
-        return stored
+        """Move a file to the trash if it still is what the plan saw; folders left empty go too.
 
-    def _check(self, parent: int, name: bytes, path: Path, expected: Stat | None) -> None:
-        try:
-            found = make_stat(os.stat(name, dir_fd=parent, follow_symlinks=False))
-        except FileNotFoundError:
-            found = None
-        if found is not None and (found.mode & 0o170000) == 0o040000:
-            raise TargetBlocked(f"{display(path)} is a folder here")
-        if (found is None) != (expected is None):
-            raise TargetChanged
-        if found is not None and expected is not None and not self.same_stat(found, expected):
-            raise TargetChanged
+        Returns:
+            The name below the trash.
 
-    def _to_trash(self, parent: int, name: bytes, run: str) -> str:
-        folder = os.path.join(self._trash, run)
-        if run != self._trash_run:
-            os.makedirs(folder, exist_ok=True)
-            self._trash_run, self._trash_count = run, 0
-        stored = f"{run}/{self._trash_count}"
-        self._trash_count += 1
-        target = os.path.join(self._trash, stored)
+        Raises:
+            TargetChanged, TargetBlocked, ManifestSyncError: as for `replace`.
+        """
+        folder, name = self._split(path)
         try:
-            os.link(name, target, src_dir_fd=parent, follow_symlinks=False)
+            parent = self._folders.open(folder)
+            before = self._check(parent, name, path, expected)
+            if before is None:
+                raise TargetChanged(path, "nothing is there any more")
+            stored = self._move_to_trash(parent, name, path, run, before)
+        except (FileNotFoundError, NotADirectoryError):
+            raise TargetChanged(path, "nothing is there any more") from None
         except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            self._copy_to_trash(parent, name, target)
+            if error.errno == errno.ELOOP:
+                raise TargetChanged(path, "it lies behind a symlink now") from None
+            raise self._failure(path, error) from error
+        self._folders.prune(folder)
         return stored
 
     @staticmethod
-    def _copy_to_trash(parent: int, name: bytes, target: str) -> None:
-        """For filesystems without hard links."""
-        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        with os.fdopen(source, "rb") as reader, open(target, "xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            os.fsync(writer.fileno())
+    def _split(path: Path) -> tuple[Path, bytes]:
+        reason = check_path(path)
+        if reason:
+            raise TargetBlocked(path, reason)
+        return split(path)
 
-    def _prune(self, folder: bytes) -> None:
-        """Empty folders are not kept, as in git."""
-        while folder:
-            self._folders.forget(folder)
-            parent, name = split(folder)
+    def _check(self, parent: int, name: bytes, path: Path, expected: Stat | None) -> Stat | None:
+        found = look(parent, name, follow=self._follow)
+        if found is not None and st.S_ISDIR(found.mode):
+            raise TargetBlocked(path, "a folder stands there")
+        if found is None or expected is None:
+            if found is not expected:
+                what = "something is there now" if expected is None else "nothing is there any more"
+                raise TargetChanged(path, what)
+        elif not self._same_stat(found, expected):
+            raise TargetChanged(path, "it has changed since it was looked at")
+        return found
+
+    def _link_to_trash(self, parent: int, name: bytes, path: Path, run: str) -> str:
+        """A second name for the old content: the path itself is never without any."""
+        trash = self._area.trash(run)
+        before = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        while True:
+            kept = self._area.next_name()
             try:
-                os.rmdir(name, dir_fd=self._folders.descriptor(parent))
-            except OSError:
-                return
-            folder = parent
+                os.link(name, kept, src_dir_fd=parent, dst_dir_fd=trash, follow_symlinks=False)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                _copy(name, parent, kept, trash)
+            break
+        after = os.stat(kept, dir_fd=trash, follow_symlinks=False)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            os.unlink(kept, dir_fd=trash)
+            raise TargetChanged(path, "it changed just now")
+        return f"{run}/{kept.decode()}"
+
+    def _move_to_trash(self, parent: int, name: bytes, path: Path, run: str, before: Stat) -> str:
+        """Move what is there, whatever it is by now, and put it back if it is not what was looked at."""
+        trash = self._area.trash(run)
+        while True:
+            kept = self._area.next_name()
+            try:
+                rename_new(name, parent, kept, trash)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(name, parent, kept, trash)
+                self._check(parent, name, path, before)
+                os.unlink(name, dir_fd=parent)
+                break
+            after = look(trash, kept, follow=False)
+            # A followed link was looked at through its target: only the link moves.
+            if (
+                after is not None
+                and not (self._follow and st.S_ISLNK(after.mode))
+                and (after.size, after.mtime_ns, after.inode, after.mode)
+                != (before.size, before.mtime_ns, before.inode, before.mode)
+            ):
+                rename_new(kept, trash, name, parent)
+                raise TargetChanged(path, "it changed just now")
+            break
+        return f"{run}/{kept.decode()}"
+
+    def _carry(self, folder: Path, source: bytes) -> tuple[int, bytes]:
+        """Copy a staged file to the filesystem mounted at or above ``folder``, so that it can be renamed."""
+        staging = self._mount_staging(folder)
+        carried = secrets.token_hex(8).encode()
+        try:
+            _copy(source, self._area.staging, carried, staging)
+        except OSError:
+            _unlink_quietly(carried, staging)
+            raise
+        return staging, carried
+
+    def _mount_staging(self, folder: Path) -> int:
+        device = self._folders.device(folder)
+        known = self._mounts.get(device)
+        if known is not None:
+            return known
+        top = folder
+        while top:
+            above = split(top)[0]
+            self._folders.open(above)
+            if self._folders.device(above) != device:
+                break
+            top = above
+        descriptor = make_own_folder(self._folders.open(top))
+        try:
+            _mkdir(b"staging", descriptor)
+            staging = os.open(b"staging", OPEN_FOLDER, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        for name in os.listdir(staging):
+            os.unlink(name, dir_fd=staging)
+        self._mounts[device] = staging
+        return staging
+
+    def close(self) -> None:
+        """Close the descriptors of mounted filesystems."""
+        while self._mounts:
+            os.close(self._mounts.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    @staticmethod
+    def _failure(path: Path, error: OSError) -> Outcome | ManifestSyncError:
+        if isinstance(error, FileExistsError):
+            return TargetChanged(path, "something is there now")
+        if error.errno in _PATH_ERRORS:
+            return TargetBlocked(path, reason_of(error))
+        return disk_failure(path, error)
 
 
-def as_error(error: OSError, path: str) -> ManifestSyncError:
-    """An operating system error in the user's words."""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ManifestSyncError(
-            f"{path}: {reason}; every file is whole, old or new",
-            "free some space and run the same command again; it carries on where it stopped",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessDenied(f"{path}: {reason}", "check the permissions of the file and its folder")
-    return ManifestSyncError(f"{path}: {reason}", "every file is whole, old or new; run the command again")
+def make_own_folder(parent: int) -> int:
+    """Open ``.manifest-sync`` in an open folder, made if need be, with a ``.gitignore`` of its own."""
+    name = STATE_FOLDER.encode()
+    _mkdir(name, parent)
+    descriptor = os.open(name, OPEN_FOLDER, dir_fd=parent)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        ignore = os.open(".gitignore", flags, 0o666, dir_fd=descriptor)
+    except FileExistsError:
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        raise
+    try:
+        os.write(ignore, b"*\n")
+    finally:
+        os.close(ignore)
+    return descriptor
+
+
+def _mkdir(name: bytes, parent: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return
+
+
+def _copy(name: bytes, source_dir: int, target: bytes, target_dir: int) -> None:
+    """Copy a file with its mtime and permissions, or a symlink, and bring it to the disk."""
+    found = os.stat(name, dir_fd=source_dir, follow_symlinks=False)
+    if st.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source_dir), target, dir_fd=target_dir)
+    else:
+        # O_NONBLOCK: a fifo that took the file's place must not hang the run.
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source_dir)
+        with os.fdopen(source, "rb") as reader:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            copy = os.open(target, flags, 0o600, dir_fd=target_dir)
+            with os.fdopen(copy, "wb") as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)
+                writer.flush()
+                os.fchmod(copy, found.st_mode & 0o777)
+                os.fsync(copy)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target_dir, follow_symlinks=False)
+
+
+def _unlink_quietly(name: bytes, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        return

@@ -1,7 +1,8 @@
-"""Scanning the worktree: one folder at a time, streamed, each with a digest of its listing."""
+"""Looking at the tree, one folder at a time; nothing is read but names and stats."""
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import stat as st
@@ -10,188 +11,276 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from manifest_sync.model import Path, Stat
+from manifest_sync.model import MAX_PATH, Path, Stat
 from manifest_sync.ownership import Ownership
-from manifest_sync.pathrules import check_path
 from manifest_sync.scope import Scope
-from manifest_sync.worktree.paths import Folders, TargetBlocked, split
+from manifest_sync.worktree.folders import Folders
+from manifest_sync.worktree.outcomes import TargetBlocked, reason_of
 
-FolderKnown = Callable[[Path], tuple[bytes, bool] | None]
+Known = Callable[[Path], tuple[bytes, bool] | None]
+# Name, then mode, size, mtime, ctime, inode; plain values, so that a folder's digest is one C call.
+_Found = tuple[str, int, int, int, int, int]
+
+# marshal's later versions mark repeated objects, so that equal listings would give different bytes.
+_MARSHAL_VERSION = 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Listing:
-    """One folder as it was found."""
+    """What one folder holds.
+
+    ``digest`` changes whenever a name or a stat in the folder does, or what git tracks there, or the
+    rules. With ``unchanged`` it is the digest of last time, ``files`` and ``special`` are empty and
+    ``n_files`` and ``n_bytes`` count every file there, ours or not.
+    """
 
     folder: Path
     digest: bytes = b""
     mounted: bool = False
-    """Whether the folder lies on another device than the root (the root: than the local state)."""
+    """Whether it is on another device than the root (the root: than the local state)."""
     unchanged: bool = False
     files: list[tuple[bytes, Stat]] = field(default_factory=list)
-    """Regular files and kept symlinks that are ours; empty when ``unchanged``."""
+    """Regular files that are ours, and symlinks where they are kept; in and out of the scope alike."""
     folders: list[bytes] = field(default_factory=list)
+    """Names of the folders that are entered."""
     special: list[bytes] = field(default_factory=list)
-    """Names that are ours but never sent: fifos, sockets, devices, skipped symlinks, impossible names."""
+    """Names that are ours by their path and never sent: fifo, socket, device, skipped symlink, path too
+    long."""
     complete: bool = True
-    """False when the folders in it were not entered."""
+    """Whether every folder in it that is ours is in ``folders``; a limited scope leaves some out."""
+    recursive: bool = True
+    """Whether its folders are entered at all."""
     unseen: str = ""
-    """Why nothing in this folder may count as deleted; empty when it was seen."""
+    """Why it could not be looked into: then nothing in or below it counts as deleted. '' when it could."""
     n_files: int = 0
     n_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
-    """What a scan depends on besides the tree."""
+class Scanner:
+    """One scan's fixed part."""
 
-    symlinks: str
-    trust_ctime: bool
-    trust_inode: bool
-    root_device: int
-    state_device: int
-
-
-def scan_tree(
-    folders: Folders,
-    options: ScanOptions,
-    scope: Scope,
-    ownership: Ownership,
-    folder_known: FolderKnown,
-    skippable: Callable[[Path], bool],
-) -> Iterator[Listing]:
-    """Listings of every folder in scope, parents before what is in them."""
-    scanner = _Scanner(options, ownership, folder_known, skippable)
-    if not scope.only:
-        yield from scanner.walk(folders, Path(b""), scope)
-        return
-    shallow: set[bytes] = set()
-    for path in scope.only:
-        folder: bytes = path
-        while True:
-            try:
-                folders.descriptor(folder)
-                break
-            except (FileNotFoundError, TargetBlocked, NotADirectoryError):
-                folder = split(folder)[0]
-        if folder == path:
-            yield from scanner.walk(folders, path, scope)
-        elif folder not in shallow:
-            shallow.add(folder)
-            listing = scanner.list_folder(folders.descriptor(folder), Path(folder), scope)
-            listing.complete = False
-            yield listing
-
-
-class _Scanner:
     def __init__(
         self,
-        options: ScanOptions,
+        root: bytes,
+        state_device: int,
         ownership: Ownership,
-        folder_known: FolderKnown,
+        scope: Scope,
+        known: Known,
         skippable: Callable[[Path], bool],
+        *,
+        symlinks: str,
+        trust_ctime: bool,
+        trust_inode: bool,
     ) -> None:
-        self._options = options
+        self._folders = Folders(root)
+        self._state_device = state_device
+        self._root_device = -1
         self._ownership = ownership
-        self._known = folder_known
+        self._scope = scope
+        self._known = known
         self._skippable = skippable
+        self._symlinks = symlinks
+        self._ctime = trust_ctime
+        self._inode = trust_inode
 
-    def walk(self, folders: Folders, start: Path, scope: Scope) -> Iterator[Listing]:
-        """Everything at and below ``start``, without recursion."""
-        if start and self._is_excluded_above(start):
+    def run(self) -> Iterator[Listing]:
+        """Yield the folders in scope, each before those in it. A missing root yields nothing."""
+        try:
+            self._folders.open(Path(b""))
+            self._root_device = self._folders.device(Path(b""))
+        except FileNotFoundError:
             return
-        stack = [start]
-        while stack:
-            folder = stack.pop()
-            try:
-                descriptor = folders.descriptor(folder)
-            except (OSError, TargetBlocked) as error:
-                yield Listing(folder, unseen=f"the folder cannot be read: {_why(error)}")
+        except OSError as error:
+            yield Listing(Path(b""), unseen=reason_of(error), complete=False)
+            return
+        try:
+            if self._scope.only:
+                yield from self._limited(self._scope.only)
+            else:
+                yield from self._walk(Path(b""))
+        finally:
+            self._folders.close()
+
+    def _limited(self, only: tuple[Path, ...]) -> Iterator[Listing]:
+        """A chosen folder is walked; for a file, or what is not there, the folder around it is listed."""
+        walked: set[Path] = set()
+        listed: set[Path] = set()
+        for path in sorted(only):
+            if any(path == done or path.startswith(done + b"/") for done in walked):
                 continue
-            listing = self.list_folder(descriptor, folder, scope)
-            yield listing
-            if not listing.unseen:
+            folder, missing = self._nearest(path)
+            if folder is None:
+                continue
+            if not missing:
+                walked.add(path)
+                yield from self._walk(path)
+            elif folder not in listed:
+                listed.add(folder)
+                yield self._list(folder, recursive=False)
+
+    def _nearest(self, path: Path) -> tuple[Path | None, bool]:
+        """The deepest existing folder on the way to ``path``, and whether that is above it.
+
+        None where a folder on the way is not ours.
+        """
+        folder = Path(b"")
+        position = 0
+        while position >= 0:
+            position = path.find(b"/", position + 1)
+            here = Path(path if position < 0 else path[:position])
+            try:
+                self._folders.open(here, check=False)
+            except TargetBlocked:
+                return None, True
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                    return folder, True
+                # There and not to be entered: its own listing says so.
+            if self._ownership.folder_excluded(here):
+                return None, True
+            folder = here
+        return folder, False
+
+    def _walk(self, top: Path) -> Iterator[Listing]:
+        pending = [top]
+        while pending:
+            folder = pending.pop()
+            listing = self._list(folder, recursive=True)
+            if listing.folders:
                 prefix = folder + b"/" if folder else b""
-                stack.extend(Path(prefix + name) for name in reversed(listing.folders))
+                pending.extend(Path(prefix + name) for name in reversed(listing.folders))
+            yield listing
 
-    def _is_excluded_above(self, path: bytes) -> bool:
-        parts = path.split(b"/")
-        return any(
-            self._ownership.folder_excluded(Path(b"/".join(parts[:n]))) for n in range(1, len(parts) + 1)
-        )
-
-    def list_folder(self, descriptor: int, folder: Path, scope: Scope) -> Listing:
-        """One folder."""
-        options = self._options
-        device = os.fstat(descriptor).st_dev
-        mounted = device != (options.root_device if folder else options.state_device)
+    def _list(self, folder: Path, *, recursive: bool) -> Listing:
+        try:
+            descriptor = self._folders.open(folder, check=False)
+            device = self._folders.device(folder)
+            found, names = self._read(descriptor)
+        except TargetBlocked as error:
+            return Listing(folder, complete=False, recursive=recursive, unseen=error.reason)
+        except OSError as error:
+            return Listing(folder, complete=False, recursive=recursive, unseen=reason_of(error))
+        mounted = device != (self._root_device if folder else self._state_device)
         known = self._known(folder)
         if known is not None and known[1] != mounted:
-            return Listing(folder, unseen="the folder is on another device than last time (unmounted?)")
-        listing = Listing(folder, mounted=mounted)
-        try:
-            with os.scandir(descriptor) as entries:
-                self._read(entries, folder, scope, listing)
-        except OSError as error:
-            return Listing(folder, unseen=f"the folder cannot be read: {_why(error)}")
-        listing.unchanged = known is not None and known[0] == listing.digest and self._skippable(folder)
-        if listing.unchanged:
-            listing.files = []
-        return listing
+            return Listing(
+                folder,
+                mounted=mounted,
+                complete=False,
+                recursive=recursive,
+                unseen="it is on another device than last time",
+            )
+        digest = self._digest(folder, found, names)
+        entered, left_out, too_long = self._enter(folder, names) if recursive else ([], True, [])
+        if known is not None and known[0] == digest and self._skippable(folder):
+            plain = [entry[2] for entry in found if st.S_ISREG(entry[1])]
+            return Listing(
+                folder,
+                digest,
+                mounted,
+                True,
+                folders=entered,
+                complete=not left_out,
+                recursive=recursive,
+                n_files=len(plain),
+                n_bytes=sum(plain),
+            )
+        files, special = self._sort(folder, found)
+        return Listing(
+            folder,
+            digest,
+            mounted,
+            False,
+            files,
+            entered,
+            special + too_long,
+            not left_out,
+            recursive,
+            "",
+            len(files),
+            sum(stat.size for _, stat in files),
+        )
 
-    def _read(self, entries: Iterator[os.DirEntry[str]], folder: Path, scope: Scope, out: Listing) -> None:
-        options, ownership = self._options, self._ownership
-        prefix = folder + b"/" if folder else b""
-        is_long = len(prefix) > 3800
-        rows: list[tuple[bytes, int, int, int, int, int]] = []
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            path = Path(prefix + name)
-            try:
-                found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            mode = found.st_mode
-            if st.S_ISDIR(mode):
-                if scope.enters(path) and not ownership.folder_excluded(path):
-                    out.folders.append(name)
-                continue
-            if not ownership.file_is_ours(path):
-                continue
-            if st.S_ISLNK(mode) and options.symlinks == "follow":
+    def _read(self, descriptor: int) -> tuple[list[_Found], list[str]]:
+        """The folder's files with their stats, and the names of its folders."""
+        found: list[_Found] = []
+        names: list[str] = []
+        follow = self._symlinks == "follow"
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
                 try:
-                    found = entry.stat(follow_symlinks=True)
-                except OSError:
-                    out.special.append(name)
+                    if entry.is_dir(follow_symlinks=False):
+                        names.append(entry.name)
+                        continue
+                    stat = entry.stat(follow_symlinks=False)
+                    if follow and st.S_ISLNK(stat.st_mode):
+                        stat = _target_stat(entry.name, descriptor, stat)
+                except FileNotFoundError:
                     continue
-                mode = found.st_mode
-            is_sent = st.S_ISREG(mode) or (st.S_ISLNK(mode) and options.symlinks == "keep")
-            if not is_sent or ((is_long or len(name) > 255) and check_path(path)):
-                out.special.append(name)
-                continue
-            rows.append((name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, mode))
-        rows.sort()
-        out.folders.sort()
-        out.special.sort()
-        out.n_files = len(rows)
-        out.n_bytes = sum(row[1] for row in rows)
-        out.digest = self._digest(rows, out, folder)
-        out.files = [(r[0], Stat(r[1], r[2], r[3], r[4], r[5])) for r in rows]
+                found.append(
+                    (
+                        entry.name,
+                        stat.st_mode,
+                        stat.st_size,
+                        stat.st_mtime_ns,
+                        stat.st_ctime_ns,
+                        stat.st_ino,
+                    )
+                )
+        found.sort()
+        names.sort()
+        return found, names
 
-    def _digest(self, rows: list[tuple[bytes, int, int, int, int, int]], out: Listing, folder: Path) -> bytes:
-        """Equal digests mean that nothing that a row is compared by has moved."""
-        options = self._options
-        if not (options.trust_ctime and options.trust_inode):
-            rows = [
-                (n, s, m, c if options.trust_ctime else 0, i if options.trust_inode else 0, mode)
-                for n, s, m, c, i, mode in rows
-            ]
+    def _digest(self, folder: Path, found: list[_Found], names: list[str]) -> bytes:
+        listed: list[_Found] | list[tuple[str, int, int, int, int, int]] = found
+        if not (self._ctime and self._inode):
+            # What is not trusted must not make every folder look new.
+            listed = [(e[0], e[1], e[2], e[3], e[4] * self._ctime, e[5] * self._inode) for e in found]
         tracked = sorted(self._ownership.tracked_in(folder))
-        listing = marshal.dumps((rows, out.folders, out.special, tracked, self._ownership.digest), 2)
-        return blake3(listing).digest()
+        facts = (self._ownership.digest, self._symlinks, tracked, names, listed)
+        return blake3(marshal.dumps(facts, _MARSHAL_VERSION)).digest()
+
+    def _enter(self, folder: Path, names: list[str]) -> tuple[list[bytes], bool, list[bytes]]:
+        """Names to enter, whether the scope leaves any out, and those whose path is too long."""
+        prefix = folder + b"/" if folder else b""
+        entered: list[bytes] = []
+        too_long: list[bytes] = []
+        left_out = False
+        for text in names:
+            name = os.fsencode(text)
+            path = Path(prefix + name)
+            if self._ownership.folder_excluded(path):
+                continue
+            if len(path) > MAX_PATH - 2:
+                too_long.append(name)
+            elif self._scope.enters(path):
+                entered.append(name)
+            else:
+                left_out = True
+        return entered, left_out, too_long
+
+    def _sort(self, folder: Path, found: list[_Found]) -> tuple[list[tuple[bytes, Stat]], list[bytes]]:
+        prefix = folder + b"/" if folder else b""
+        keep = self._symlinks == "keep"
+        files: list[tuple[bytes, Stat]] = []
+        special: list[bytes] = []
+        is_ours = self._ownership.file_is_ours
+        for text, mode, size, mtime, ctime, inode in found:
+            name = os.fsencode(text)
+            path = Path(prefix + name)
+            if not is_ours(path):
+                continue
+            if (st.S_ISREG(mode) or (keep and st.S_ISLNK(mode))) and len(path) <= MAX_PATH:
+                files.append((name, Stat(size, mtime, ctime, inode, mode)))
+            else:
+                special.append(name)
+        return files, special
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error)
+def _target_stat(name: str, descriptor: int, link: os.stat_result) -> os.stat_result:
+    """Of what a symlink leads to when that is a regular file, else of the link itself."""
+    try:
+        target = os.stat(name, dir_fd=descriptor)
+    except OSError:
+        return link
+    return target if st.S_ISREG(target.st_mode) else link

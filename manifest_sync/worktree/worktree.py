@@ -2,65 +2,39 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
-import stat as st
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 
-from blake3 import blake3
-
-from manifest_sync.model import STATE_FOLDER, Hash, Path, Stat, display
+from manifest_sync.model import Hash, Path, Stat
 from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
-from manifest_sync.worktree.paths import (
-    Changing,
-    Folders,
-    TargetBlocked,
-    Unreadable,
-    Vanished,
-    make_stat,
-    split,
-)
-from manifest_sync.worktree.replace import Replacer, Staged, Staging, as_error
-from manifest_sync.worktree.scan import FolderKnown, Listing, ScanOptions, scan_tree
+from manifest_sync.worktree import read
+from manifest_sync.worktree.folders import Folders
+from manifest_sync.worktree.outcomes import TargetBlocked, disk_failure
+from manifest_sync.worktree.read import Reader
+from manifest_sync.worktree.replace import Replacer, make_own_folder
+from manifest_sync.worktree.scan import Known, Listing, Scanner
+from manifest_sync.worktree.staging import Area, Staged, Staging
 
-HASH_TRIES = 3
-_BLOCK = 1 << 20
-
-
-class Reader:
-    """One open file: its stat when it was opened, its bytes, and whether it held still."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.stat = make_stat(os.fstat(descriptor))
-
-    def read(self, length: int) -> bytes:
-        """At most ``length`` bytes; less only at the end of the file."""
-        block = os.read(self._descriptor, length)
-        if len(block) == length or not block:
-            return block
-        parts = [block]
-        left = length - len(block)
-        while left and (block := os.read(self._descriptor, left)):
-            parts.append(block)
-            left -= len(block)
-        return b"".join(parts)
-
-    def unchanged(self) -> bool:
-        """Whether the file's stat is what it was when it was opened."""
-        return make_stat(os.fstat(self._descriptor)) == self.stat
+_TICK_SECONDS = 3.0
 
 
 class Worktree:
-    """One tree of files under ``root``.
+    """One tree of files under ``root``. Not thread-safe.
+
+    No path leads out of it: folders are entered by descriptor without following symlinks, and names
+    that stand for ``.git`` or ``.manifest-sync`` are refused. With ``symlinks='follow'`` a link to a
+    regular file, wherever that lies, is read as that file; a link to a folder is never entered.
 
     Args:
         root: the folder, absolute.
-        state_dir: this project's local state; staging and trash lie there if it is on the root's device.
-        symlinks: ``skip``, ``follow`` (a link to a file is sent as that file) or ``keep``.
+        state_dir: this project's local state; staging and trash lie there if it is on the root's device,
+            else in ``.manifest-sync`` in the root.
+        symlinks: ``skip``, ``follow`` or ``keep``.
         trust_ctime, trust_inode: whether a changed ctime or inode means a changed file.
     """
 
@@ -75,57 +49,71 @@ class Worktree:
     ) -> None:
         self.root = root
         self.trust_ctime = trust_ctime
+        self._trust_inode = trust_inode
         self._state_dir = state_dir
         self._symlinks = symlinks
-        self._trust_inode = trust_inode
-        self._folders = Folders(root)
-        self._replacer: Replacer | None = None
+        self._follow = symlinks == "follow"
+        self._same = partial(read.same_stat, trust_ctime=trust_ctime, trust_inode=trust_inode)
+        self._folders = Folders(os.fsencode(root))
+        self._own_area: Area | None = None
+        self._own_replacer: Replacer | None = None
 
     def exists(self) -> bool:
         """Whether the root is there and is a folder."""
         return os.path.isdir(self.root)
 
     def make_root(self) -> None:
-        """Make the root if it is missing."""
+        """Make the root if it is missing.
+
+        Raises:
+            ManifestSyncError: it cannot be made.
+        """
         try:
             os.makedirs(self.root, exist_ok=True)
         except OSError as error:
-            raise as_error(error, self.root) from error
+            raise disk_failure(os.fsencode(self.root), error) from error
 
     def close(self) -> None:
-        """Close the folders that are kept open."""
+        """Close what is kept open; the next use opens it again."""
         self._folders.close()
-
-    def _local_dir(self, name: str) -> str:
-        """A folder for our own files on the root's device."""
-        base = self._state_dir
-        if self.exists() and os.stat(base).st_dev != os.stat(self.root).st_dev:
-            base = os.path.join(self.root, STATE_FOLDER)
-            os.makedirs(base, exist_ok=True)
-            with open(os.path.join(base, ".gitignore"), "w", encoding="ascii") as ignore:
-                ignore.write("*\n")
-        folder = os.path.join(base, name)
-        os.makedirs(folder, exist_ok=True)
-        return folder
+        if self._own_replacer is not None:
+            self._own_replacer.close()
+        if self._own_area is not None:
+            self._own_area.close()
+        self._own_area = self._own_replacer = None
 
     def clock(self) -> int:
-        """The filesystem's own time: the mtime, in nanoseconds, of a file written just now."""
-        probe = os.path.join(self._local_dir("staging"), "clock")
-        try:
-            with open(probe, "wb") as file:
-                file.write(b"0")
-                file.flush()
-                return os.fstat(file.fileno()).st_mtime_ns
-        except OSError as error:
-            raise as_error(error, probe) from error
+        """The filesystem's own time: the mtime, in nanoseconds, of a file touched just now.
 
-    def tick(self) -> None:
-        """Wait until the filesystem's clock has moved on (a few milliseconds; two seconds on FAT)."""
-        before = self.clock()
-        for _ in range(3000):
-            if self.clock() > before:
-                return
+        Raises:
+            ManifestSyncError: nothing can be written there.
+        """
+        try:
+            folder = self._area().staging if self.exists() else None
+            name = "clock" if folder is not None else os.path.join(self._state_dir, "clock")
+            probe = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            try:
+                # Not written to: with a time of None the filesystem, or the file server, takes its own.
+                os.utime(probe)
+                return os.fstat(probe).st_mtime_ns
+            finally:
+                os.close(probe)
+        except OSError as error:
+            raise disk_failure(os.fsencode(self._state_dir), error) from error
+
+    def tick(self, after_ns: int | None = None) -> int:
+        """Wait until the filesystem's clock is past ``after_ns`` (None: past now), and return it.
+
+        That takes some milliseconds, two seconds on FAT. A time further ahead than three seconds is not
+        waited for: such a file stays suspect.
+        """
+        now = self.clock()
+        after = now if after_ns is None else after_ns
+        give_up = time.monotonic() + _TICK_SECONDS
+        while now <= after and time.monotonic() < give_up:
             time.sleep(0.001)
+            now = self.clock()
+        return now
 
     def free_bytes(self) -> int:
         """Free bytes on the root's device."""
@@ -136,136 +124,157 @@ class Worktree:
         self,
         scope: Scope,
         ownership: Ownership,
-        folder_known: FolderKnown,
+        folder_known: Known,
         skippable: Callable[[Path], bool],
     ) -> Iterator[Listing]:
-        """Listings of the folders in scope; see `scan.Listing`. An absent root has none."""
-        if not self.exists():
-            return
-        options = ScanOptions(
+        """Listings of the folders in scope, each before those in it; an absent root has none.
+
+        Args:
+            folder_known: the digest of a folder's last listing and whether it was mounted, or None.
+            skippable: whether a folder with the digest of last time needs no list of its files.
+        """
+        return Scanner(
+            os.fsencode(self.root),
+            os.stat(self._state_dir).st_dev,
+            ownership,
+            scope,
+            folder_known,
+            skippable,
             symlinks=self._symlinks,
             trust_ctime=self.trust_ctime,
             trust_inode=self._trust_inode,
-            root_device=os.stat(self.root).st_dev,
-            state_device=os.stat(self._state_dir).st_dev,
-        )
-        yield from scan_tree(self._folders, options, scope, ownership, folder_known, skippable)
+        ).run()
 
     def lstat(self, path: Path) -> Stat | None:
-        """The stat of a path, links not followed; None when there is nothing."""
-        try:
-            return self._folders.lstat(path)
-        except OSError as error:
-            raise as_error(error, display(path)) from error
-
-    @contextmanager
-    def open_read(self, path: Path) -> Iterator[Reader]:
-        """Open a regular file for reading.
+        """What is at a path, as a scan sees it; None when nothing is, or a parent is no folder.
 
         Raises:
-            Vanished: it is gone. Unreadable: it may not be read, or is no regular file.
+            Unreadable: the path has a name that is never touched.
+            AccessDenied, ManifestSyncError: a folder on the way cannot be entered.
         """
-        descriptor = self._open(path)
-        try:
-            yield Reader(descriptor)
-        except OSError as error:
-            raise Unreadable(f"it cannot be read: {error.strerror or error}") from error
-        finally:
-            os.close(descriptor)
+        return read.lstat(self._folders, path, follow=self._follow)
 
-    def _open(self, path: Path) -> int:
-        folder, name = split(path)
-        # O_NONBLOCK: a fifo that took a file's place must not hang the run.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        if self._symlinks != "follow":
-            flags |= os.O_NOFOLLOW
-        try:
-            descriptor = os.open(name, flags, dir_fd=self._folders.descriptor(folder))
-        except (FileNotFoundError, NotADirectoryError, TargetBlocked):
-            raise Vanished from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise Unreadable("it is a symlink now") from None
-            raise Unreadable(f"it cannot be read: {error.strerror}") from None
-        if not st.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise Unreadable("it is not a regular file")
-        return descriptor
+    def open_read(self, path: Path) -> Reader:
+        """Open a regular file for reading, as a context manager.
+
+        Raises:
+            Vanished, Unreadable: it is gone; it may not be read or is no regular file.
+        """
+        return read.open_read(self._folders, path, follow=self._follow)
 
     def read_link(self, path: Path) -> bytes:
-        """The target of a symlink."""
-        folder, name = split(path)
-        try:
-            return os.readlink(name, dir_fd=self._folders.descriptor(folder))
-        except OSError:
-            raise Vanished from None
+        """The target of a symlink.
+
+        Raises:
+            Vanished, Unreadable: nothing is there; it is no symlink.
+        """
+        return read.read_link(self._folders, path)
 
     def hash_file(self, path: Path) -> tuple[Hash, Stat]:
         """BLAKE3 of a file that held still meanwhile, and its stat.
 
         Raises:
-            Vanished, Unreadable, Changing: it cannot be had.
+            Changing, Vanished, Unreadable: it did not hold still; it is gone; it cannot be read.
         """
-        for _ in range(HASH_TRIES):
-            with self.open_read(path) as reader:
-                hasher = blake3()
-                while block := reader.read(_BLOCK):
-                    hasher.update(block)
-                if reader.unchanged():
-                    return Hash(hasher.digest()), reader.stat
-        raise Changing
+        return read.hash_file(self._folders, path, follow=self._follow)
 
     def same_stat(self, one: Stat, other: Stat) -> bool:
         """Whether two stats give no sign of a change, as far as this filesystem is trusted."""
-        return self._replacing().same_stat(one, other)
+        return self._same(one, other)
 
     def stage(self) -> Staging:
-        """A new batch of temporary files."""
-        return Staging(self._local_dir("staging"))
+        """A new batch of temporary files on the root's device."""
+        return Staging(self._area())
 
     def clean_staging(self) -> None:
-        """Remove what a killed run left in the staging folder."""
-        folder = self._local_dir("staging")
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
+        """Remove the temporary files that killed runs left.
+
+        Raises:
+            ManifestSyncError: they cannot be removed.
+        """
+        area = self._area()
+        try:
+            area.clean()
+        except OSError as error:
+            raise disk_failure(os.fsencode(area.staging_path), error) from error
+
+    def trash_path(self, stored: str) -> str:
+        """Where something lies that `replace` or `remove` put into the trash under the name ``stored``."""
+        return os.path.join(self._area().trash_path, stored)
 
     def replace(
         self, staged: Staged, path: Path, *, mtime_ns: int, mode: int, expected: Stat | None, run: str
     ) -> tuple[Stat, str | None]:
-        """Put a staged file at ``path``, with its mtime and permission bits; see `Replacer.replace`."""
+        """Put a staged file at ``path`` if that still is what ``expected`` says (None: nothing is there).
+
+        Missing folders are made. Of ``mode`` only the permission bits are taken, never setuid and the like.
+
+        Returns:
+            The new stat, and the name in the trash of what was there (None: nothing was).
+
+        Raises:
+            TargetChanged, TargetBlocked: as the names say; what is at the path was not touched.
+            ManifestSyncError: the disk is full or failed; what is at the path was not touched.
+        """
+        folder = self._area().staging
         try:
-            os.chmod(staged.path, mode & 0o777)
-            os.utime(staged.path, ns=(mtime_ns, mtime_ns))
-        except OSError as error:
-            raise as_error(error, display(path)) from error
+            os.chmod(staged.name, mode & 0o777, dir_fd=folder)
+            os.utime(staged.name, ns=(mtime_ns, mtime_ns), dir_fd=folder)
         except OverflowError:
-            raise TargetBlocked(f"{display(path)}: this system cannot keep its time") from None
-        return self._replacing().replace(staged.path, path, expected=expected, run=run)
+            raise TargetBlocked(path, "this system cannot keep its time") from None
+        except OSError as error:
+            raise disk_failure(path, error) from error
+        return self._replacer().replace(staged.name, path, expected=expected, run=run)
 
     def replace_symlink(
         self, target: bytes, path: Path, *, expected: Stat | None, run: str
     ) -> tuple[Stat, str | None]:
-        """Put a symlink at ``path``."""
+        """Put a symlink at ``path``; otherwise as `replace`. It is refused unless symlinks are kept."""
         if self._symlinks != "keep":
-            raise TargetBlocked("it is a symlink, and the configuration does not keep symlinks")
-        staging = self._local_dir("staging")
-        temporary = os.path.join(staging, f"link-{os.getpid()}")
+            raise TargetBlocked(path, "it is a symlink, and the configuration does not keep symlinks")
+        folder = self._area().staging
+        name = f"link-{secrets.token_hex(6)}"
         try:
-            os.symlink(target, os.fsencode(temporary))
-        except OSError as error:
-            raise as_error(error, display(path)) from error
-        return self._replacing().replace(temporary, path, expected=expected, run=run)
+            os.symlink(target, name, dir_fd=folder)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise disk_failure(path, error) from error
+            raise TargetBlocked(path, "its target cannot be a symlink's") from None
+        try:
+            return self._replacer().replace(name, path, expected=expected, run=run)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
     def remove(self, path: Path, *, expected: Stat | None, run: str) -> str:
-        """Move a file to the trash; the name it has there. See `Replacer.remove`."""
-        return self._replacing().remove(path, expected=expected, run=run)
+        """Move a file to the trash if it still is what ``expected`` says; folders left empty go too.
 
-    def _replacing(self) -> Replacer:
-        if self._replacer is None:
-            self._replacer = Replacer(
+        Returns:
+            The name in the trash.
+
+        Raises:
+            TargetChanged, TargetBlocked, ManifestSyncError: as for `replace`.
+        """
+        return self._replacer().remove(path, expected=expected, run=run)
+
+    def _area(self) -> Area:
+        if self._own_area is None:
+            base = self._state_dir
+            try:
+                if os.stat(base).st_dev != os.stat(self.root).st_dev:
+                    os.close(make_own_folder(self._folders.open(Path(b""))))
+                    base = os.path.join(self.root, ".manifest-sync")
+                self._own_area = Area(base)
+            except OSError as error:
+                raise disk_failure(os.fsencode(base), error) from error
+        return self._own_area
+
+    def _replacer(self) -> Replacer:
+        if self._own_replacer is None:
+            self._own_replacer = Replacer(
                 self._folders,
-                self._local_dir("trash"),
-                trust_ctime=self.trust_ctime,
-                trust_inode=self._trust_inode,
+                self._area(),
+                self._same,
+                follow=self._follow,
             )
-        return self._replacer
+        return self._own_replacer
