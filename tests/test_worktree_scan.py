@@ -115,6 +115,8 @@ def test_excluded_and_reserved_folders_are_not_entered(tree: Tree) -> None:
         tree.write(f"{folder}/file")
     found = tree.scan(rules=["neither cache/"])
     assert sorted(found) == [b"", b"ours"]
+    assert found[b""].folders == [b"ours"]
+    assert found[b""].all_folders == [b".git", b".manifest-sync", b"cache", b"ours"]
     assert found[b""].complete
 
 

@@ -1,7 +1,7 @@
 """The worktree: scanning, reading and replacing the user's files; nothing else in the package does."""
 
 from manifest_sync.worktree.outcomes import Changing, TargetBlocked, TargetChanged, Unreadable, Vanished
-from manifest_sync.worktree.read import Reader, is_folder, is_symlink
+from manifest_sync.worktree.read import Reader, is_folder, is_regular, is_symlink
 from manifest_sync.worktree.scan import Listing
 from manifest_sync.worktree.staging import Staged, Staging
 from manifest_sync.worktree.worktree import Worktree
@@ -18,5 +18,6 @@ __all__ = [
     "Vanished",
     "Worktree",
     "is_folder",
+    "is_regular",
     "is_symlink",
 ]

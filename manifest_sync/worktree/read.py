@@ -35,6 +35,11 @@ def is_folder(stat: Stat) -> bool:
     return st.S_ISDIR(stat.mode)
 
 
+def is_regular(stat: Stat) -> bool:
+    """Whether the stat is that of a regular file."""
+    return st.S_ISREG(stat.mode)
+
+
 def is_symlink(stat: Stat) -> bool:
     """Whether the stat is that of a symlink."""
     return st.S_ISLNK(stat.mode)

@@ -43,6 +43,8 @@ class Listing:
     """Regular files that are ours, and symlinks where they are kept; in and out of the scope alike."""
     folders: list[bytes] = field(default_factory=list)
     """Names of the folders that are entered."""
+    all_folders: list[bytes] = field(default_factory=list)
+    """Names of all folders there are, those that are not ours or not in scope too."""
     special: list[bytes] = field(default_factory=list)
     """Names that are ours by their path and never sent: fifo, socket, device, skipped symlink, path too
     long."""
@@ -171,7 +173,8 @@ class Scanner:
                 unseen="it is on another device than last time",
             )
         digest = self._digest(folder, found, names)
-        entered, left_out, too_long = self._enter(folder, names) if recursive else ([], True, [])
+        everything = [os.fsencode(name) for name in names]
+        entered, left_out, too_long = self._enter(folder, everything) if recursive else ([], True, [])
         if known is not None and known[0] == digest and self._skippable(folder):
             plain = [entry[2] for entry in found if st.S_ISREG(entry[1])]
             return Listing(
@@ -180,6 +183,7 @@ class Scanner:
                 mounted,
                 True,
                 folders=entered,
+                all_folders=everything,
                 complete=not left_out,
                 recursive=recursive,
                 n_files=len(plain),
@@ -193,6 +197,7 @@ class Scanner:
             False,
             files,
             entered,
+            everything,
             special + too_long,
             not left_out,
             recursive,
@@ -240,14 +245,13 @@ class Scanner:
         facts = (self._ownership.digest, self._symlinks, tracked, names, listed)
         return blake3(marshal.dumps(facts, _MARSHAL_VERSION)).digest()
 
-    def _enter(self, folder: Path, names: list[str]) -> tuple[list[bytes], bool, list[bytes]]:
+    def _enter(self, folder: Path, names: list[bytes]) -> tuple[list[bytes], bool, list[bytes]]:
         """Names to enter, whether the scope leaves any out, and those whose path is too long."""
         prefix = folder + b"/" if folder else b""
         entered: list[bytes] = []
         too_long: list[bytes] = []
         left_out = False
-        for text in names:
-            name = os.fsencode(text)
+        for name in names:
             path = Path(prefix + name)
             if self._ownership.folder_excluded(path):
                 continue
