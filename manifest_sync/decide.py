@@ -42,6 +42,8 @@ class Decision:
 
     def rows(self, verb: Verb) -> Iterator[Row]:
         """The rows whose action is ``verb``."""
+        if not self.summary.verbs.get(verb):
+            return
         for row in observe.iter_rows(self.ws, self.options.scope, self.observed):
             for action in iter_actions([row], self.options.policy, self.summary.clashing):
                 if action.verb is verb:
@@ -68,7 +70,11 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     ranges = options.scope.ranges()
     if not options.dry_run:
         ws.index.agree(ranges)
-    summary = summarize(lambda: observe.iter_rows(ws, options.scope, observed), options.policy)
+    summary = summarize(
+        lambda: observe.iter_rows(ws, options.scope, observed),
+        options.policy,
+        observe.iter_outside(ws, options.scope, observed, options.policy.command),
+    )
     if summary.deletions:
         losing_side = ws.index.count_remote if options.policy.command == "push" else ws.index.count_local
         check_deletions(summary.deletions, losing_side(ranges), options.max_delete)

@@ -17,6 +17,8 @@ from manifest_sync.stores.base import NotFound, Store
 MAX_GAP = 256 * 1024
 """Unwanted bytes between two frames that are fetched along rather than paid for with a request."""
 MAX_RANGE = 16 * 1024 * 1024
+MAX_RANGE_RAW = 48 * 1024 * 1024
+"""Decoded bytes of one request: what compresses well must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class _Range:
     pack: PackRef
     offset: int
     end: int
+    raw: int = 0
     wants: list[tuple[FrameRef, list[tuple[Entry, int, int]]]] = field(default_factory=list)
     """Per frame: entry, number of its chunk, and the chunk's offset in the file."""
 
@@ -78,10 +81,16 @@ def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
         current: _Range | None = None
         for frame in sorted(members, key=lambda f: f.offset):
             end = frame.offset + frame.stored
-            if current is None or frame.offset - current.end > MAX_GAP or end - current.offset > MAX_RANGE:
+            if (
+                current is None
+                or frame.offset - current.end > MAX_GAP
+                or end - current.offset > MAX_RANGE
+                or current.raw + frame.raw > MAX_RANGE_RAW
+            ):
                 current = _Range(pack, frame.offset, end)
                 ranges.append(current)
             current.end = max(current.end, end)
+            current.raw += frame.raw
             current.wants.append((frame, frames[frame]))
     return ranges
 

@@ -6,6 +6,7 @@ pages into the index, `scan` the worktree, `hash_unread`. Then `rows` gives what
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Object
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_folder, is_symlink
+from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_regular, is_symlink
 
 _HASH_BATCH = 1000
 
@@ -100,7 +101,6 @@ def settle_intents(ws: Workspace) -> None:
     with ws.index.transaction():
         ws.index.set_base(done)
         ws.index.clear_intents()
-    ws.worktree.clean_staging()
 
 
 def _read_state(ws: Workspace, path: Path) -> State | None:
@@ -143,11 +143,16 @@ def scope_regions(scope: Scope) -> list[tuple[bytes, bytes]]:
 
     A file in the bucket where this machine has a folder (case 13) is seen only if that path is looked at.
     """
-    above: set[bytes] = set()
+    return sorted([*scope.ranges(), *((path, path + b"\x00") for path in _above(scope))])
+
+
+def _above(scope: Scope) -> list[Path]:
+    """The folders on the way to the scope, in the order of their bytes."""
+    above: set[Path] = set()
     for path in scope.only:
         parts = path.split(b"/")
-        above.update(b"/".join(parts[:n]) for n in range(1, len(parts)))
-    return sorted([*scope.ranges(), *((path, path + b"\x00") for path in above)])
+        above.update(Path(b"/".join(parts[:n])) for n in range(1, len(parts)))
+    return sorted(above)
 
 
 def _touches(page: PageRef, regions: list[tuple[bytes, bytes]]) -> bool:
@@ -181,8 +186,9 @@ def scan(ws: Workspace, scope: Scope, *, checksum: bool = False, confirm: bool =
                 _apply(ws, listing, observed, checksum=checksum, confirm=confirm)
         for path in scope.only:
             if not observed.is_hidden(path) and ws.worktree.lstat(path) is None:
-                ws.index.forget_local_below(path)
-                ws.index.forget_local([path])
+                _forget_folder(ws, path, observed)
+                if not observed.is_hidden(path):
+                    ws.index.forget_local([path])
     ws.progress.end("scan")
     return observed
 
@@ -209,7 +215,7 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
             continue
         elif row.clean != 1:
             updates.append(_unknown(ws, row.path, stat))
-        elif checksum:
+        elif checksum and not is_symlink(stat):
             _recheck(ws, row, observed)
     for name in listing.special:
         row = rows.pop(name, None)
@@ -218,13 +224,8 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
     ws.index.put_local(updates)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
     if listing.complete:
-        gone = ws.index.child_folders(listing.folder) - set(listing.folders)
-        for name in gone:
-            folder = Path(prefix + name)
-            found = ws.worktree.lstat(folder)
-            if found is None or not is_folder(found):  # else only left out of this run
-                ws.index.forget_local_below(folder)
-                ws.index.drop_folders_below(folder)
+        for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
+            _forget_folder(ws, Path(prefix + name), observed)
         ws.index.set_folder(listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes)
 
 
@@ -234,6 +235,23 @@ def _unknown(ws: Workspace, path: Path, stat: Stat) -> tuple[Path, Stat | None, 
         digest = hash_bytes(ws.worktree.read_link(path))
         return path, stat, make_state(EntryType.SYMLINK, digest, executable=False), 1
     return path, stat, UNREAD, 0
+
+
+def _forget_folder(ws: Workspace, folder: Path, observed: Observed) -> None:
+    """A folder is not there any more: what was in it is deleted, unless it may only be out of sight."""
+    known = ws.index.folder(folder)
+    found = ws.worktree.lstat(folder)
+    reason = ""
+    if known is not None and known[1]:
+        reason = "the folder was on a disk of its own, which is not mounted now"
+    elif found is not None and not is_regular(found):
+        reason = "a symlink or a special file stands where a folder was"
+    if reason:
+        observed.unseen.append(folder)
+        observed.skipped[folder] = reason
+        return
+    ws.index.forget_local_below(folder)
+    ws.index.drop_folders_below(folder)
 
 
 def _recheck(ws: Workspace, row: Row, observed: Observed) -> None:
@@ -291,12 +309,35 @@ def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:
 def iter_rows(ws: Workspace, scope: Scope, observed: Observed) -> Iterator[Row]:
     """The rows that differ, in path order: in scope, ours, and seen."""
     for row in ws.index.iter_drift(scope.ranges()):
-        if (
-            scope.contains(row.path)
-            and not observed.is_hidden(row.path)
-            and ws.ownership.file_is_ours(row.path)
-        ):
+        if _is_planned(ws, scope, observed, row.path):
             yield row
+
+
+def iter_outside(ws: Workspace, scope: Scope, observed: Observed, command: str) -> Iterator[Path]:
+    """Paths that no plan of this run touches, yet that stand on the side it writes, in path order.
+
+    A planned path must not become a folder of one of them, or the other way round (case 13). Two such
+    paths that were both scanned always differ between the sides, so the rows that differ are enough there;
+    what lies above the scope was not scanned and is looked up.
+    """
+
+    def above() -> Iterator[Path]:
+        for path in _above(scope):
+            row = ws.index.row(path)
+            if row is not None and (row.remote if command == "push" else row.local) is not None:
+                yield path
+
+    def left_out() -> Iterator[Path]:
+        for row in ws.index.iter_drift(scope.ranges()):
+            standing = row.remote if command == "push" else row.local
+            if standing is not None and not _is_planned(ws, scope, observed, row.path):
+                yield row.path
+
+    yield from heapq.merge(above(), left_out())
+
+
+def _is_planned(ws: Workspace, scope: Scope, observed: Observed, path: Path) -> bool:
+    return scope.contains(path) and not observed.is_hidden(path) and ws.ownership.file_is_ours(path)
 
 
 def check_root(ws: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -196,17 +197,30 @@ def present_after(row: Triple, verb: Verb, command: str) -> bool:
     return (row.remote if command == "push" else row.local) is not None
 
 
-def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy) -> Summary:
-    """First pass: count the plan and find the paths that would clash; ``rows`` can be called twice."""
+def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy, outside: Iterable[Path] = ()) -> Summary:
+    """First pass: count the plan and find the paths that would clash.
+
+    Args:
+        rows: the rows in path order; called once more when paths clash.
+        outside: in path order, paths that the plan does not touch but that exist on the side it writes.
+    """
+
+    summary = Summary()
 
     def present() -> Iterator[Path]:
         for row in rows():
-            verb = policy.decide(classify(row.local, row.base, row.remote), row)
+            case = classify(row.local, row.base, row.remote)
+            verb = policy.decide(case, row)
+            if verb is not Verb.NOTHING:
+                summary.count(Action(verb, case, row.path))
             if present_after(row, verb, policy.command):
                 yield row.path
 
-    summary = Summary(clashing=clashes(present()))
-    for action in iter_actions(rows(), policy, summary.clashing):
+    clashing = clashes(heapq.merge(present(), outside))
+    if not clashing:
+        return summary
+    summary = Summary(clashing=clashing)
+    for action in iter_actions(rows(), policy, clashing):
         summary.count(action)
     return summary
 

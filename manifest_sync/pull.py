@@ -12,12 +12,12 @@ from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.errors import Damaged, SafetyLimit
 from manifest_sync.fetch import MissingContent, fetch
 from manifest_sync.index import Row
-from manifest_sync.model import Entry, EntryType, Path, display
+from manifest_sync.model import Entry, EntryType, Path, Stat, display
 from manifest_sync.plan import Verb
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Staged, TargetBlocked, TargetChanged
+from manifest_sync.worktree import Staged, Staging, TargetBlocked, TargetChanged
 
 MAX_PLANS = 3
 WINDOW_FILES = 4096
@@ -75,13 +75,16 @@ class _Puller:
     def run(self) -> None:
         ws = self._ws
         ws.worktree.make_root()
+        ws.worktree.clean_staging()
         settled = [(row.path, row.remote) for row in self._decision.rows(Verb.TAKE_REMOTE_BASE)]
-        ws.index.set_base(settled)
         self._delete()
         ws.progress.begin("transfer", files=self._decision.summary.verbs.get(Verb.DOWNLOAD, 0))
         for window in self._windows():
             self._land(window)
         ws.progress.end("transfer")
+        # Last, because the plan is read from the index: settled any sooner, a conflict would look like an
+        # ordinary change to the steps above.
+        ws.index.set_base(settled)
         if self._written:
             # Once the filesystem's clock has moved on, an unmoved stat proves that what was written is
             # what is there: a pull is not followed by reading everything.
@@ -90,23 +93,28 @@ class _Puller:
 
     def _delete(self) -> None:
         rows = list(self._decision.rows(Verb.DELETE_LOCAL))
+        if not rows:
+            return
         index = self._ws.index
         index.put_intents([(row.path, None) for row in rows])
-        trashed = []
-        for row in rows:
-            try:
-                stored = self._ws.worktree.remove(row.path, expected=row.stat, run=self._run)
-            except TargetChanged:
-                self._changed.append(row.path)
-            except TargetBlocked as error:
-                self._decision.observed.skipped[row.path] = error.reason
-            else:
-                trashed.append((row, stored))
-        with index.transaction():
-            index.add_trash((self._run, row.path, stored, row.local, row.base) for row, stored in trashed)
-            index.set_base((row.path, None) for row, _ in trashed)
-            index.forget_local([row.path for row, _ in trashed])
-            index.clear_intents()
+        trashed: list[tuple[Row, str]] = []
+        try:
+            for row in rows:
+                try:
+                    stored = self._ws.worktree.remove(row.path, expected=row.stat, run=self._run)
+                except TargetChanged:
+                    self._changed.append(row.path)
+                except TargetBlocked as error:
+                    self._decision.observed.skipped[row.path] = error.reason
+                else:
+                    trashed.append((row, stored))
+        finally:
+            self._ws.worktree.sync()
+            with index.transaction():
+                index.add_trash((self._run, row.path, stored, row.local, row.base) for row, stored in trashed)
+                index.set_base((row.path, None) for row, _ in trashed)
+                index.forget_local([row.path for row, _ in trashed])
+                index.clear_intents()
 
     def _windows(self) -> Iterator[list[Wanted]]:
         """What is downloaded, in path order, some thousand files at a time."""
@@ -150,24 +158,24 @@ class _Puller:
                 "free some space and run the same command again; it carries on where it stopped",
             )
         with ws.worktree.stage() as staging:
-            staged = self._fill(staging.create, window)
+            staged = self._fill(staging, window)
             staging.sync()
             self._place(window, staged)
 
-    def _fill(self, create, window: list[Wanted]) -> dict[Path, Staged]:  # type: ignore[no-untyped-def]
+    def _fill(self, staging: Staging, window: list[Wanted]) -> dict[Path, Staged]:
         ws = self._ws
         staged: dict[Path, Staged] = {}
         left: dict[Path, int] = {}
         for _, entry in window:
             left[entry.path] = len(entry.chunks)
             if entry.type is EntryType.FILE and not entry.chunks:
-                staged[entry.path] = create()
+                staged[entry.path] = staging.create()
                 staged[entry.path].close()
         for piece in fetch(ws.repository.store, [entry for _, entry in window], jobs=ws.jobs):
             path = piece.entry.path
             file = staged.get(path)
             if file is None:
-                file = staged[path] = create()
+                file = staged[path] = staging.create()
             file.write_at(piece.offset, piece.data)
             ws.progress.advance("transfer", bytes_=len(piece.data))
             left[path] -= 1
@@ -180,37 +188,42 @@ class _Puller:
     def _place(self, window: list[Wanted], staged: dict[Path, Staged]) -> None:
         ws, index = self._ws, self._ws.index
         index.put_intents([(entry.path, entry.state) for _, entry in window])
-        placed = []
-        trashed = []
-        for row, entry in window:
-            try:
-                if entry.type is EntryType.SYMLINK:
-                    stat, stored = ws.worktree.replace_symlink(
-                        entry.target, entry.path, expected=row.stat, run=self._run
-                    )
+        placed: list[tuple[Row, Entry, Stat, str | None]] = []
+        try:
+            for row, entry in window:
+                try:
+                    stat, stored = self._replace(row, entry, staged)
+                except TargetChanged:
+                    self._changed.append(entry.path)
+                except TargetBlocked as error:
+                    self._decision.observed.skipped[entry.path] = error.reason
                 else:
-                    stat, stored = ws.worktree.replace(
-                        staged[entry.path],
-                        entry.path,
-                        mtime_ns=entry.mtime_ns,
-                        mode=entry.mode,
-                        expected=row.stat,
-                        run=self._run,
-                    )
-            except TargetChanged:
-                self._changed.append(entry.path)
-                continue
-            except TargetBlocked as error:
-                self._decision.observed.skipped[entry.path] = error.reason
-                continue
-            placed.append((entry, stat))
-            if stored is not None:
-                trashed.append((self._run, row.path, stored, row.local, row.base))
-            self._report.bytes += entry.size
-            ws.progress.advance("transfer", files=1)
-        with index.transaction():
-            index.put_local((entry.path, stat, entry.state, 2) for entry, stat in placed)
-            index.set_base((entry.path, entry.state) for entry, _ in placed)
-            index.add_trash(trashed)
-            index.clear_intents()
+                    placed.append((row, entry, stat, stored))
+                    self._report.bytes += entry.size
+                    ws.progress.advance("transfer", files=1)
+        finally:
+            # Also when the disk fills up half-way: what was replaced is recorded, its old content too.
+            ws.worktree.sync()
+            with index.transaction():
+                index.put_local((entry.path, stat, entry.state, 2) for _, entry, stat, _ in placed)
+                index.set_base((entry.path, entry.state) for _, entry, _, _ in placed)
+                index.add_trash(
+                    (self._run, row.path, stored, row.local, row.base)
+                    for row, _, _, stored in placed
+                    if stored is not None
+                )
+                index.clear_intents()
         self._written = self._written or bool(placed)
+
+    def _replace(self, row: Row, entry: Entry, staged: dict[Path, Staged]) -> tuple[Stat, str | None]:
+        worktree = self._ws.worktree
+        if entry.type is EntryType.SYMLINK:
+            return worktree.replace_symlink(entry.target, entry.path, expected=row.stat, run=self._run)
+        return worktree.replace(
+            staged[entry.path],
+            entry.path,
+            mtime_ns=entry.mtime_ns,
+            mode=entry.mode,
+            expected=row.stat,
+            run=self._run,
+        )

@@ -68,11 +68,13 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     ws.progress.end("transfer")
     report.bytes += sent.bytes
     report.stored_bytes += sent.stored_bytes
-    # --resolve remote: the local version counts as agreed, so that the next pull replaces it.
-    ws.index.set_base([(row.path, row.local) for row in decision.rows(Verb.TAKE_LOCAL_BASE)])
+    # --resolve remote: the local version counts as agreed, so that the next pull replaces it. Recorded last,
+    # because the plan is read from the index.
+    yielded = [(row.path, row.local) for row in decision.rows(Verb.TAKE_LOCAL_BASE)]
     deletions = decision.rows(Verb.DELETE_REMOTE)
     ws.index.put_pending([(row.path, None, None, head.manifest.fence) for row in deletions])
     if not ws.index.has_planned():
+        ws.index.set_base(yielded)
         return head
     outcome = ws.repository.publish(
         head,
@@ -82,6 +84,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     )
     if isinstance(outcome, Head):
         _record(ws, outcome, decision.options.scope)
+        ws.index.set_base(yielded)
     return outcome
 
 

@@ -19,6 +19,7 @@ from manifest_sync.worktree.read import Reader
 from manifest_sync.worktree.replace import Replacer, make_own_folder
 from manifest_sync.worktree.scan import Known, Listing, Scanner
 from manifest_sync.worktree.staging import Area, Staged, Staging
+from manifest_sync.worktree.syscalls import sync_filesystem
 
 _TICK_SECONDS = 3.0
 
@@ -181,6 +182,22 @@ class Worktree:
     def same_stat(self, one: Stat, other: Stat) -> bool:
         """Whether two stats give no sign of a change, as far as this filesystem is trusted."""
         return self._same(one, other)
+
+    def sync(self) -> None:
+        """Bring renames and links to the disk, before anything is recorded about them.
+
+        Raises:
+            ManifestSyncError: the disk failed or is full.
+        """
+        for folder in (self.root, self._state_dir):
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    sync_filesystem(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise disk_failure(os.fsencode(folder), error) from error
 
     def stage(self) -> Staging:
         """A new batch of temporary files on the root's device."""

@@ -1,0 +1,107 @@
+"""What a review found: absence that is no deletion, and plans that must hold to their end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.machines import Machine
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Machine, Machine]:
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop = Machine(tmp_path / "gpu", bucket), Machine(tmp_path / "laptop", bucket)
+    for name in ("a", "run1/x", "run1/y", "keep/z"):
+        gpu.write(name, name)
+    gpu.push()
+    laptop.pull()
+    return gpu, laptop
+
+
+def names(machine: Machine) -> set[bytes]:
+    return {entry.path for entry in machine.project().ls()}
+
+
+def test_a_file_above_the_scope_blocks_a_push_below_it(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    (gpu.root / "a").unlink()
+    gpu.write("a/b", "below")
+    assert gpu.push(only=["a/b"]).conflicts == [b"a/b"]
+    assert gpu.push(exclude=["/a"]).left == {}
+    assert laptop.pull("full").exit_code == 0
+
+
+def test_a_folder_moved_away_behind_a_symlink_is_not_deleted(
+    pair: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    gpu, _ = pair
+    shutil.move(gpu.root / "run1", tmp_path / "disk")
+    (gpu.root / "run1").symlink_to(tmp_path / "disk")
+    report = gpu.push("full")
+    assert (report.deleted, report.exit_code) == (0, 3)
+    assert b"run1/x" in names(gpu)
+
+
+def test_a_folder_left_out_once_is_seen_to_be_deleted_later(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    gpu.push("full", exclude=["run1/"])
+    assert b"run1/x" in names(gpu)
+    shutil.rmtree(gpu.root / "run1")
+    assert gpu.push("full").deleted == 2
+
+
+def test_resolving_for_this_side_holds_through_a_full_pull(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    gpu.write("a", "theirs")
+    gpu.push("copy")
+    laptop.write("a", "mine")
+    laptop.pull("full", resolve="local")
+    assert laptop.read("a") == "mine"
+    assert laptop.push("copy").changed == 1
+
+
+def test_resolving_for_the_other_side_deletes_nothing(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    gpu.write("a", "theirs")
+    gpu.push("copy")
+    (laptop.root / "a").unlink()
+    laptop.push("full", delete_unknown=True, resolve="remote")
+    assert b"a" in names(laptop)
+    laptop.pull()
+    assert laptop.read("a") == "theirs"
+
+
+def test_status_leaves_a_running_pulls_files_alone(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    staged = gpu.folder / ".manifest-sync/staging/x"
+    staged.write_text("half")
+    with gpu.project()._workspace(()) as ws:
+        ws.index.put_intents([])
+        gpu.status()
+        assert staged.exists()
+
+
+def test_a_blocked_path_does_not_stop_the_rest(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    for name in ("b", "c"):
+        gpu.write(name, "new")
+    gpu.push()
+    (laptop.root / "b").mkdir()
+    report = laptop.pull()
+    assert [path for path, _ in report.skipped] == [b"b"]
+    assert report.exit_code == 3
+    assert laptop.read("c") == "new"
+
+
+def test_very_deep_folders(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    deep = "/".join(["d"] * 300)
+    for level in range(0, 300, 7):
+        gpu.write(deep[: 2 * level] + "side/f", "x")
+    gpu.write(deep + "/f", "bottom")
+    gpu.push()
+    laptop.pull()
+    assert laptop.tree() == gpu.tree()
