@@ -314,10 +314,8 @@ class Repository:
             except Unknown:
                 time.sleep(0.2 * 2**attempt)
             found = self.load_head()
-            if found.manifest.snapshot == manifest.snapshot:
-                return found
             if self.is_ancestor(manifest.snapshot, found):
-                # The swap succeeded, its answer was lost, and others have published since.
+                # The swap succeeded and its answer was lost; others may have published since.
                 return found
             if found.etag != expected.etag:
                 return Raced(found)

@@ -8,6 +8,8 @@ from pathlib import Path as FsPath
 import pytest
 from blake3 import blake3
 
+from manifest_sync.model import Hash, Path, Stat
+from manifest_sync.worktree import Worktree
 from tests.machines import Machine
 
 
@@ -86,6 +88,31 @@ def test_overwrites_within_one_clock_tick_are_noticed(pair: tuple[Machine, Machi
         assert gpu.push("copy").changed == 1
     laptop.pull()
     assert laptop.read("exp/a.json") == "1019"
+
+
+def test_a_file_as_young_as_its_hash_is_hashed_again(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The racy rule, without depending on how fast this machine is: the clock stands still."""
+    gpu, _ = pair
+    file = gpu.write("exp/a.json", "aaaa")
+    hashed: list[bytes] = []
+    real = Worktree.hash_file
+
+    def record(self: Worktree, path: Path) -> tuple[Hash, Stat]:
+        hashed.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(Worktree, "hash_file", record)
+    monkeypatch.setattr(Worktree, "clock", lambda _: file.stat().st_ctime_ns)
+    gpu.push()
+    gpu.push()
+    gpu.push()
+    assert hashed == [b"exp/a.json"] * 2
+    monkeypatch.setattr(Worktree, "clock", lambda _: file.stat().st_ctime_ns + 1)
+    gpu.push()
+    gpu.push()
+    assert hashed == [b"exp/a.json"] * 3
 
 
 def test_an_edit_right_after_a_pull_is_noticed(pair: tuple[Machine, Machine]) -> None:
