@@ -60,6 +60,7 @@ class _Uploader:
         )
         self._drafts: deque[_Draft] = deque()
         self._big_slots: deque[Slot] = deque()
+        self._resumed: list[Path] = []
         self._resumes = ws.index.has_pending()
         self.sent = Sent()
         self.skipped: dict[Path, str] = {}
@@ -85,7 +86,7 @@ class _Uploader:
         found = self._ws.index.pending_for(row.path)
         if found is None or found[0] != row.local or found[1] is None:
             return False
-        self._ws.index.mark_planned([row.path])
+        self._resumed.append(row.path)
         self._ws.progress.advance("transfer", files=1, bytes_=row.stat.size if row.stat else 0)
         return True
 
@@ -183,6 +184,10 @@ class _Uploader:
         """Write down the files whose packs have all arrived, ``threshold`` or more at a time."""
         self._packer.settle()
         index = self._ws.index
+        if len(self._resumed) > threshold or not threshold:
+            # By the thousand: each write on its own would wait for the disk.
+            index.mark_planned(self._resumed)
+            self._resumed.clear()
         if self._big_slots and self._big_slots[0].ref is not None:
             done = []
             while self._big_slots and (ref := self._big_slots[0].ref) is not None:
