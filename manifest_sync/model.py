@@ -136,6 +136,11 @@ def make_state(kind: EntryType, digest: Hash, *, executable: bool) -> State:
     return State((b"x" if executable else b"f") + digest)
 
 
+def file_state(digest: Hash, stat: Stat) -> State:
+    """The state of a regular file, from its hash and its stat."""
+    return make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+
+
 def display(path: bytes) -> str:
     """Text for people: UTF-8 where it is, otherwise each odd byte and control character escaped."""
     text = path.decode("utf-8", "backslashreplace")

@@ -14,8 +14,7 @@ from manifest_sync.canonical import hash_bytes
 from manifest_sync.diff import needs_hash
 from manifest_sync.errors import Damaged, ManifestSyncError
 from manifest_sync.index import Row
-from manifest_sync.manifest import Manifest
-from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, make_state
+from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, file_state, make_state
 from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
@@ -113,7 +112,7 @@ def _read_state(ws: Workspace, path: Path) -> State | None:
         digest, stat = ws.worktree.hash_file(path)
     except (Changing, Vanished, Unreadable):
         return UNREAD
-    return make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+    return file_state(digest, stat)
 
 
 def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
@@ -123,12 +122,13 @@ def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
     read again even outside the scope, so that no row is left with a state of no page.
     """
     live = {page.id: page for page in head.manifest.pages}
-    stale = [page for page in ws.index.reflected_ranges() if page[0] not in live]
-    missing = [page for page in head.manifest.pages if page.id not in ws.index.reflected()]
+    reflected = {page_id: (first, last) for page_id, first, last in ws.index.reflected_ranges()}
+    stale = [(page_id, *span) for page_id, span in reflected.items() if page_id not in live]
+    missing = [page for page in head.manifest.pages if page.id not in reflected]
     if not stale and not missing:
         return
     regions = [*scope_regions(scope), *((first, last + b"\x00") for _, first, last in stale)]
-    wanted = [page for page in missing if _touches(page, regions)]
+    wanted = [page for page in missing if touches(page, regions)]
     with ws.index.transaction():
         for page_id, first, last in stale:
             ws.index.unreflect_page(page_id, first, last)
@@ -155,7 +155,8 @@ def _above(scope: Scope) -> list[Path]:
     return sorted(above)
 
 
-def _touches(page: PageRef, regions: list[tuple[bytes, bytes]]) -> bool:
+def touches(page: PageRef, regions: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a page can hold a path of one of the half-open ``regions``."""
     return any(low <= page.last and page.first < high for low, high in regions)
 
 
@@ -260,7 +261,7 @@ def _recheck(ws: Workspace, row: Row, observed: Observed) -> None:
     except (Changing, Vanished, Unreadable) as error:
         observed.skipped[row.path] = error.reason
         return
-    state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+    state = file_state(digest, stat)
     if state != row.local:
         observed.missed.append(row.path)
         ws.index.put_local([(row.path, stat, state, trust(ws, stat, observed.clock))])
@@ -296,7 +297,7 @@ def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:
         except (Changing, Unreadable) as error:
             observed.skipped[row.path] = error.reason
         else:
-            state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+            state = file_state(digest, stat)
             batch.append((row.path, stat, state, trust(ws, stat, observed.clock)))
             ws.progress.advance("hash", files=1, bytes_=stat.size)
         if len(batch) >= _HASH_BATCH:
@@ -348,8 +349,3 @@ def check_root(ws: Workspace) -> None:
             "nothing was done",
             "mount or restore it; if it is gone for good, run `manifest-sync rebuild-index` and pull again",
         )
-
-
-def mark_snapshot(ws: Workspace, manifest: Manifest) -> None:
-    """The push journal: written down before the swap, settled by the next run of any command."""
-    ws.index.set_meta("attempt", manifest.snapshot)

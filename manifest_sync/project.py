@@ -272,14 +272,16 @@ class Project:
             tracked, warning = tracked_files(self._root()) if config.git_tracked else (frozenset(), "")
             if warning:
                 self._progress.note(warning)
+            worktree = Worktree(
+                self._root(),
+                state,
+                symlinks=config.symlinks,
+                trust_ctime=config.trust_ctime,
+                trust_inode=config.trust_inode,
+            )
+            stack.callback(worktree.close)
             yield Workspace(
-                worktree=Worktree(
-                    self._root(),
-                    state,
-                    symlinks=config.symlinks,
-                    trust_ctime=config.trust_ctime,
-                    trust_inode=config.trust_inode,
-                ),
+                worktree=worktree,
                 index=index,
                 repository=Repository(self._store(), index, jobs=self._jobs),
                 ownership=Ownership(config.rules, config.groups, groups, tracked),

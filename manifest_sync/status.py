@@ -63,11 +63,7 @@ def ls(ws: Workspace, scope: Scope) -> Iterator[Entry]:
     """The entries of the head in ``scope``, in path order."""
     head = observe.load_head(ws)
     regions = scope.ranges()
-    pages = [
-        page
-        for page in head.manifest.pages
-        if any(low <= page.last and page.first < high for low, high in regions)
-    ]
+    pages = [page for page in head.manifest.pages if observe.touches(page, regions)]
     for _, entries in ws.repository.load_pages(pages):
         for entry in entries:
             if scope.contains(entry.path):

@@ -12,7 +12,18 @@ from manifest_sync import records
 from manifest_sync.canonical import hash_bytes, new_hasher
 from manifest_sync.chunker import cut
 from manifest_sync.index import Row
-from manifest_sync.model import SPECIAL, ChunkRef, Entry, EntryType, Hash, Path, Stat, State, make_state
+from manifest_sync.model import (
+    SPECIAL,
+    ChunkRef,
+    Entry,
+    EntryType,
+    Hash,
+    Path,
+    Stat,
+    State,
+    file_state,
+    make_state,
+)
 from manifest_sync.observe import trust
 from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
@@ -139,7 +150,7 @@ class _Uploader:
                 if total != stat.size or not reader.unchanged():
                     return None
                 digest = Hash(hasher.digest())
-        state = make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
+        state = file_state(digest, stat)
         self._ws.progress.advance("transfer", files=1, bytes_=stat.size if stat.size <= CHUNK_SMALL else 0)
         return _Draft(path, stat, state, digest, slots)
 
