@@ -1,6 +1,9 @@
 PYTHON ?= .venv/bin/python
 
-.PHONY: check test venv
+SEED ?= 1
+COUNT ?= 1
+
+.PHONY: check test soak venv
 
 check:
 	$(PYTHON) -m ruff check .
@@ -10,6 +13,9 @@ check:
 
 test:
 	$(PYTHON) -m pytest
+
+soak:  # the long half of the random suites: make soak SEED=7 COUNT=2
+	$(PYTHON) -m pytest -m soak --soak $(COUNT) --seed $(SEED) --timeout 0
 
 venv:
 	test -x .venv/bin/python || python3 -m venv .venv

@@ -152,8 +152,15 @@ class Repository:
     def is_ancestor(self, snapshot: str, head: Head) -> bool:
         """Whether ``snapshot`` is the head itself or among its ancestors (history blocks included)."""
         manifest = head.manifest
-        if snapshot == manifest.snapshot or snapshot in manifest.ancestors:
-            return True
+        return snapshot == manifest.snapshot or snapshot in self.iter_ancestors(manifest)
+
+    def iter_ancestors(self, manifest: Manifest) -> Iterator[str]:
+        """Ids of the snapshots before ``manifest``, newest first; history blocks are read as they are due.
+
+        Raises:
+            Damaged: a history block is missing.
+        """
+        yield from reversed(manifest.ancestors)
         key = manifest.history
         while key:
             try:
@@ -162,9 +169,27 @@ class Repository:
                 raise Damaged(f"{key} is missing from {self.store.location}") from None
             assert found is not None
             ids, key = fmt.parse_history(found.body, key)
-            if snapshot in ids:
-                return True
-        return False
+            yield from reversed(ids)
+
+    def load_snapshot(self, sequence: int, snapshot: str) -> Manifest | None:
+        """The manifest kept under this sequence and id; None when there is no such object.
+
+        Raises:
+            Damaged: something else is kept there.
+        """
+        key = fmt.snapshot_key(sequence, snapshot)
+        try:
+            found = self.store.get(key, max_bytes=fmt.MAX_HEAD)
+        except NotFound:
+            return None
+        assert found is not None
+        try:
+            manifest = fmt.parse_manifest(decompress(found.body, fmt.MAX_HEAD))
+        except FormatError as error:
+            raise Damaged(f"{key} at {self.store.location} is damaged: {error.message}", error.hint) from None
+        if (manifest.sequence, manifest.snapshot) != (sequence, snapshot):
+            raise Damaged(f"{key} at {self.store.location} holds another snapshot")
+        return manifest
 
     def check_descends(self, head: Head, *, repository: str | None, snapshot: str | None) -> None:
         """Refuse a head of another repository, or one that does not descend from ``snapshot`` (P18)."""

@@ -11,6 +11,7 @@ from manifest_sync.model import Writer
 from manifest_sync.ownership import Ownership
 from manifest_sync.report import Progress
 from manifest_sync.repository import Repository
+from manifest_sync.times import rfc3339
 from manifest_sync.worktree import Worktree
 
 
@@ -41,7 +42,7 @@ class Workspace:
 
     def timestamp(self) -> str:
         """Now, RFC 3339, UTC, to the second."""
-        return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self.now())
 
     def new_id(self) -> str:
         """128 random bits in hexadecimal."""

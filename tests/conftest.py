@@ -1,13 +1,44 @@
-"""Fixtures that several test modules share. A server starts when the first test asks for it."""
+"""Fixtures that several test modules share. A server starts when the first test asks for it.
+
+The suites that draw at random have a quick half, which always runs, and a long half behind ``--soak``.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests import servers
 from tests.servers import S3Server
+
+
+@dataclass(frozen=True)
+class Soak:
+    """How much a random suite does, and from which seed."""
+
+    seed: int
+    factor: int
+
+    def count(self, quick: int, long: int) -> int:
+        """``quick`` in an ordinary run, ``long`` times the factor with ``--soak FACTOR``."""
+        return long * self.factor if self.factor else quick
+
+    def dice(self, salt: object = "") -> random.Random:
+        """Random numbers that the seed and the salt determine."""
+        return random.Random(f"{self.seed} {salt}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", type=int, default=0, metavar="N", help="the long half of the suites, N times")
+    parser.addoption("--seed", type=int, default=1, metavar="N", help="seed of the random suites")
+
+
+@pytest.fixture(scope="session")
+def soak(pytestconfig: pytest.Config) -> Soak:
+    return Soak(pytestconfig.getoption("--seed"), pytestconfig.getoption("--soak"))
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def test_a_corrupt_index(machine: Machine) -> None:
 
 
 def test_another_run_holds_the_lock(machine: Machine) -> None:
-    with machine.project()._workspace(()):
+    with machine.project().workspace(()):
         check(machine.command("push"), 11, str(os.getpid()))
         assert machine.command("status").returncode == 0
 

@@ -190,7 +190,7 @@ def test_a_push_that_dies_at_a_write(pair: tuple[Machine, Machine], kind: str, a
     laptop.pull()
     gpu.write("exp/a", "b")
     gpu.write("exp/new", "n")
-    faulty = Faulty(open_store(gpu.project()._location()), at, kind)
+    faulty = Faulty(open_store(gpu.project().location()), at, kind)
     gpu.store = faulty
     with pytest.raises(KeyboardInterrupt):
         gpu.push("copy")
@@ -211,7 +211,7 @@ def test_a_push_that_dies_at_a_write(pair: tuple[Machine, Machine], kind: str, a
 def test_a_lost_reply_to_the_swap_is_found_to_have_succeeded(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     gpu.write("exp/a", "a")
-    faulty = Faulty(open_store(gpu.project()._location()), 4, "lose the reply")
+    faulty = Faulty(open_store(gpu.project().location()), 4, "lose the reply")
     gpu.store = faulty
     report = gpu.push()
     assert faulty.fired
@@ -224,7 +224,7 @@ def test_a_journal_is_settled_after_others_went_on(pair: tuple[Machine, Machine]
     """Killed right after the swap; before its next run another machine changed the same file."""
     gpu, laptop = pair
     gpu.write("exp/a", "a")
-    gpu.store = Faulty(open_store(gpu.project()._location()), 4, "die after")
+    gpu.store = Faulty(open_store(gpu.project().location()), 4, "die after")
     with pytest.raises(KeyboardInterrupt):
         gpu.push()
     gpu.store = None
@@ -275,7 +275,7 @@ def test_a_store_that_stays_silent_about_the_swap(pair: tuple[Machine, Machine])
         def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
             raise Unknown(key, TimeoutError("nothing was heard"))
 
-    gpu.store = Silent(open_store(gpu.project()._location()), 0, "")
+    gpu.store = Silent(open_store(gpu.project().location()), 0, "")
     with pytest.raises(StoreUnavailable, match="unknown"):
         gpu.push()
     gpu.store = None

@@ -138,5 +138,13 @@ def main() -> None:
     """Keep a big tree of experiment data the same on many machines and in one bucket."""
 
 
-for _command in (init, push, pull, status, ls, rebuild_index):
+_COMMANDS = (
+    init,
+    push,
+    pull,
+    status,
+    ls,
+    rebuild_index,
+)
+for _command in _COMMANDS:
     main.add_command(_command)

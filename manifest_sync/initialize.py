@@ -1,0 +1,85 @@
+"""Making a repository in an empty place, or joining the one that is there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from manifest_sync import __version__
+from manifest_sync import manifest as fmt
+from manifest_sync.errors import Damaged, ManifestSyncError, NoRepository
+from manifest_sync.probe import keeps_conditions
+from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.repository import Repository
+from manifest_sync.times import rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class InitReport:
+    """What `Project.init` did."""
+
+    project_dir: str
+    location: str
+    created: bool
+    """False when there was a repository already and this folder joined it."""
+    sequence: int
+    rules: tuple[str, ...]
+
+
+def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
+    """Write the first head at the folder's bucket, or read the one that is there.
+
+    Raises:
+        Damaged: there are snapshots of a repository, but its head is missing.
+        ManifestSyncError: the store ignores conditions and ``single_writer`` was not asked for.
+    """
+    location = folder.location()
+    if location.scheme == "file":
+        os.makedirs(location.path, exist_ok=True)
+    store = folder.store()
+    repository = Repository(store, NoCache())
+    created = False
+    try:
+        head = repository.load_head()
+    except NoRepository:
+        if next(store.list("snapshots/"), None) is not None:
+            raise Damaged(
+                f"{store.location} holds the snapshots of a repository, but {fmt.HEAD_KEY} is missing",
+                "`manifest-sync doctor` says how to restore it; nothing was written",
+            ) from None
+        if not single_writer and not keeps_conditions(store, secrets.token_hex(8)):
+            raise ManifestSyncError(
+                f"{store.location} ignores conditional writes: two machines pushing at once would lose files",
+                "use another store, or --single-writer if only one machine will ever push",
+            ) from None
+        first = fmt.first_manifest(
+            repository=str(uuid.uuid4()),
+            snapshot=secrets.token_hex(16),
+            machine=folder.machine_id(),
+            host=platform.node(),
+            time=rfc3339(datetime.now(UTC)),
+            writer=__version__,
+            single_writer=single_writer,
+        )
+        made = repository.create(first)
+        created = made is not None
+        head = made or repository.load_head()
+    os.makedirs(folder.root, exist_ok=True)
+    folder.state_dir()
+    return InitReport(
+        folder.config.project_dir, store.location, created, head.manifest.sequence, folder.config.rules
+    )
+
+
+class NoCache:
+    """Pages are not kept while a repository is only being made or joined."""
+
+    def load_page_body(self, page_id: str) -> bytes | None:
+        """See `repository.PageCache`."""
+
+    def save_page_body(self, ref: object, body: bytes) -> None:
+        """See `repository.PageCache`."""

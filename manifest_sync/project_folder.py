@@ -1,0 +1,202 @@
+"""A project's folder, opened: its configuration, its store, and its local state under the lock."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Self
+
+from manifest_sync import __version__
+from manifest_sync.config import (
+    Config,
+    Location,
+    find_project,
+    load_config,
+    load_environment,
+    parse_location,
+)
+from manifest_sync.errors import Contended
+from manifest_sync.gitinfo import tracked_files
+from manifest_sync.index import Index
+from manifest_sync.locking import LocalLock
+from manifest_sync.model import STATE_FOLDER
+from manifest_sync.ownership import Ownership
+from manifest_sync.report import Progress, Silent
+from manifest_sync.repository import Repository
+from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.stores import open_store
+from manifest_sync.stores.base import Store
+from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import Worktree
+
+DEFAULT_JOBS = 8
+
+
+class ProjectFolder:
+    """What every command of a project needs; `manifest_sync.project.Project` adds the commands.
+
+    Usable as a context manager. Each command opens and locks the local state for itself.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        env: Mapping[str, str],
+        progress: Progress | None = None,
+        jobs: int = 0,
+        accept_rollback: bool = False,
+        store: Store | None = None,
+    ) -> None:
+        self.config = config
+        self._env = env
+        self._progress = progress or Silent()
+        self._jobs = jobs or DEFAULT_JOBS
+        self._accept_rollback = accept_rollback
+        self._opened_store = store
+
+    @classmethod
+    def find(
+        cls,
+        start: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        jobs: int = 0,
+        accept_rollback: bool = False,
+        store: Store | None = None,
+    ) -> Self:
+        """The project that ``start`` (default: the working folder) lies in.
+
+        Args:
+            env: the environment to take credentials from (default: the process's).
+            jobs: requests under way at once; 0 for the default.
+            store: use this store instead of the configured bucket.
+
+        Raises:
+            UsageError: no ``manifest-sync.toml`` here or above, or it is wrong.
+        """
+        folder = find_project(start or os.getcwd())
+        return cls(
+            load_config(folder),
+            env=os.environ if env is None else env,
+            progress=progress,
+            jobs=jobs,
+            accept_rollback=accept_rollback,
+            store=store,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._opened_store is not None:
+            self._opened_store.close()
+            self._opened_store = None
+
+    @contextmanager
+    def workspace(self, groups: tuple[str, ...], *, must_lock: bool = True) -> Iterator[Workspace]:
+        """Lock and open the local state; without ``must_lock`` a held lock means a throw-away copy."""
+        state = self.state_dir()
+        with ExitStack() as stack:
+            index_path = self.index_path()
+            try:
+                stack.enter_context(LocalLock(os.path.join(state, "lock")))
+            except Contended:
+                if must_lock:
+                    raise
+                index_path = stack.enter_context(Index.snapshot(index_path))
+            index = Index.open(index_path)
+            stack.callback(index.close)
+            config = self.config
+            tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
+            if warning:
+                self._progress.note(warning)
+            worktree = Worktree(
+                self.root,
+                state,
+                symlinks=config.symlinks,
+                trust_ctime=config.trust_ctime,
+                trust_inode=config.trust_inode,
+            )
+            stack.callback(worktree.close)
+            yield Workspace(
+                worktree=worktree,
+                index=index,
+                repository=Repository(self.store(), index, jobs=self._jobs),
+                ownership=Ownership(config.rules, config.groups, groups, tracked),
+                progress=self._progress,
+                machine=self.machine_id(),
+                host=platform.node(),
+                version=__version__,
+                jobs=self._jobs,
+                accept_rollback=self._accept_rollback,
+                now=_now,
+                random_bytes=secrets.token_bytes,
+                sleep=time.sleep,
+            )
+
+    def scope(self, only: Sequence[str]) -> Scope:
+        """The scope that names on the command line mean; none of them: everything."""
+        return Scope(tuple(parse_scope(only, self.config.root)))
+
+    def location(self) -> Location:
+        """Where the configured bucket is, with credentials."""
+        config = self.config
+        return parse_location(
+            config.bucket,
+            base=config.project_dir,
+            environment=load_environment(config.project_dir, self._env),
+            endpoint_url=config.endpoint_url,
+            region=config.region,
+        )
+
+    def store(self) -> Store:
+        """The configured bucket, opened once."""
+        if self._opened_store is None:
+            self._opened_store = open_store(self.location())
+        return self._opened_store
+
+    @property
+    def root(self) -> str:
+        """The folder that is kept the same, absolute."""
+        return os.path.normpath(os.path.join(self.config.project_dir, self.config.root))
+
+    def index_path(self) -> str:
+        """Where the index lies."""
+        return os.path.join(self.state_dir(), "index.sqlite")
+
+    def state_dir(self) -> str:
+        """The folder of the local state, made if need be."""
+        state = os.path.join(self.config.project_dir, STATE_FOLDER)
+        if not os.path.isdir(state):
+            os.makedirs(state, exist_ok=True)
+            with open(os.path.join(state, ".gitignore"), "w", encoding="ascii") as ignore:
+                ignore.write("*\n")
+        return state
+
+    def machine_id(self) -> str:
+        """This machine's id for this project: a UUID, made once."""
+        path = os.path.join(self.state_dir(), "machine")
+        try:
+            with open(path, encoding="ascii") as file:
+                return str(uuid.UUID(file.read().strip()))
+        except (OSError, ValueError):
+            machine = str(uuid.uuid4())
+            with open(path, "w", encoding="ascii") as file:
+                file.write(machine + "\n")
+            return machine
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

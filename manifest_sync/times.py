@@ -1,0 +1,78 @@
+"""Times as people and manifests write them. Pure: the present comes in as an argument."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from manifest_sync.errors import UsageError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGE = re.compile(r"(\d{1,9})\s*([smhdw])")
+_AGO = re.compile(r"(\d{1,9}|an?)\s+(second|minute|hour|day|week|month|year)s?\s+ago")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_AGO_SECONDS = {
+    "second": 1,
+    "minute": 60,
+    "hour": 3600,
+    "day": 86_400,
+    "week": 604_800,
+    "month": 30 * 86_400,
+    "year": 365 * 86_400,
+}
+
+
+def rfc3339(moment: datetime) -> str:
+    """``2026-11-20T12:00:00Z``: UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_rfc3339(text: str) -> datetime | None:
+    """The moment that a manifest names, None when it is none: times are for people, nothing hangs on them."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def parse_age(text: str) -> timedelta:
+    """A length of time such as ``36h``, ``30d``, ``90m``, ``2w``, ``0s``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _AGE.fullmatch(text.strip())
+    try:
+        if found:
+            return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    except OverflowError:
+        pass
+    raise UsageError(f"{text!r} is not an age", "write it like 36h, 30d or 0s (s, m, h, d, w)")
+
+
+def parse_when(text: str, now: datetime) -> datetime | None:
+    """The moment that a person names, None when the text is no time.
+
+    Understood are ``2 days ago``, an age (``36h``), ``yesterday``, a date (its last moment, so that what was
+    pushed on that day is in), and a date with a time. What has no zone is in that of ``now``.
+    """
+    text = text.strip().lower()
+    zone: tzinfo = now.tzinfo or UTC
+    try:
+        if text == "now":
+            return now
+        if text == "yesterday":
+            return now - timedelta(days=1)
+        ago = _AGO.fullmatch(text)
+        if ago:
+            count = int(ago[1]) if ago[1].isdigit() else 1
+            return now - timedelta(seconds=count * _AGO_SECONDS[ago[2]])
+        if _AGE.fullmatch(text):
+            return now - parse_age(text)
+        if _DATE.fullmatch(text):
+            return datetime.fromisoformat(text).replace(tzinfo=zone) + timedelta(days=1, microseconds=-1)
+        found = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=zone)
