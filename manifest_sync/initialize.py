@@ -79,7 +79,7 @@ class NoCache:
     """Pages are not kept while a repository is only being made or joined."""
 
     def load_page_body(self, page_id: str) -> bytes | None:
-        """See `repository.PageCache`."""
+        """See `page_reader.PageCache`."""
 
     def save_page_body(self, ref: object, body: bytes) -> None:
-        """See `repository.PageCache`."""
+        """See `page_reader.PageCache`."""

@@ -8,10 +8,9 @@ the compare-and-swap of the head, which is the commit point. Each step is acknow
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
@@ -26,21 +25,11 @@ from manifest_sync.errors import (
 )
 from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change, merge_pages
-from manifest_sync.model import Entry
-from manifest_sync.pages import MAX_PAGE_RAW, PageRef, encode_page, parse_page
-from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Store, Unknown
+from manifest_sync.page_reader import PageReader
+from manifest_sync.pages import PageRef, encode_page
+from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Unknown
 
 SWAP_TRIES_WHEN_UNKNOWN = 5
-
-
-class PageCache(Protocol):
-    """Where page bodies (compressed, as stored) are kept on this machine."""
-
-    def load_page_body(self, page_id: str) -> bytes | None:
-        """The body, or None."""
-
-    def save_page_body(self, ref: PageRef, body: bytes) -> None:
-        """Keep a body; its place in the head is not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +62,7 @@ class Raced:
     head: Head
 
 
-class Repository:
+class Repository(PageReader):
     """One repository at one place.
 
     Args:
@@ -81,11 +70,6 @@ class Repository:
         cache: this machine's page bodies.
         jobs: how many requests may be under way at once.
     """
-
-    def __init__(self, store: Store, cache: PageCache, *, jobs: int = 16) -> None:
-        self.store = store
-        self._cache = cache
-        self._jobs = jobs
 
     def load_head(self, cached: Head | None = None) -> Head:
         """The head, by one conditional GET.
@@ -107,47 +91,6 @@ class Repository:
             assert cached is not None
             return cached
         return parse_head(found)
-
-    def load_page(self, ref: PageRef) -> list[Entry]:
-        """The entries of a page, from the cache or the bucket; checked against its id.
-
-        Raises:
-            Damaged: the bucket does not hold it, or holds something else under its name.
-        """
-        return _parse_listed(ref, self.page_body(ref))
-
-    def page_body(self, ref: PageRef) -> bytes:
-        """The stored bytes of a page, checked against its id when they come from the bucket."""
-        body = self._cache.load_page_body(ref.id)
-        if body is None:
-            body = self._fetch_page(ref)
-            self._cache.save_page_body(ref, body)
-        return body
-
-    def load_pages(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, list[Entry]]]:
-        """Several pages in order; those not cached are fetched ahead, side by side."""
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
-            ahead: dict[str, Future[bytes]] = {}
-            missing = iter([r for r in refs if self._cache.load_page_body(r.id) is None])
-            for ref in refs:
-                while len(ahead) < 2 * self._jobs and (upcoming := next(missing, None)) is not None:
-                    ahead[upcoming.id] = pool.submit(self._fetch_page, upcoming)
-                if ref.id in ahead:
-                    self._cache.save_page_body(ref, ahead.pop(ref.id).result())
-                yield ref, self.load_page(ref)
-
-    def _fetch_page(self, ref: PageRef) -> bytes:
-        key = fmt.page_key(ref.session, ref.id)
-        try:
-            found = self.store.get(key, max_bytes=MAX_PAGE_RAW)
-        except NotFound:
-            raise Damaged(
-                f"{key} is missing from {self.store.location}; it lists {ref.files} files",
-                "a machine that has the page cached can still pull and push",
-            ) from None
-        assert found is not None
-        _parse_listed(ref, found.body)
-        return found.body
 
     def is_ancestor(self, snapshot: str, head: Head) -> bool:
         """Whether ``snapshot`` is the head itself or among its ancestors (history blocks included)."""
@@ -247,9 +190,14 @@ class Repository:
         expected: Head,
         changes: Iterable[Change],
         commit: Commit,
-        before_swap: Callable[[Manifest], None],
+        before_swap: Callable[[Manifest], None] = lambda _: None,
+        revise: Callable[[Manifest], Manifest] = lambda manifest: manifest,
     ) -> Head | Raced:
         """Merge ``changes`` (in path order) into ``expected`` and swap the head.
+
+        Args:
+            before_swap: told of the new manifest when all it names is stored.
+            revise: may change the pins, the fence and what belongs to it in the new manifest.
 
         Returns:
             The new head, or `Raced` when another publish came first.
@@ -261,7 +209,7 @@ class Repository:
                 "upgrade manifest-sync; pull works as it is",
             )
         pages = self._upload_pages(expected, changes, commit.session)
-        manifest = self._next_manifest(expected.manifest, pages, commit)
+        manifest = revise(self._next_manifest(expected.manifest, pages, commit))
         body = fmt.encode_manifest(manifest)
         self._put_snapshot(manifest, body)
         before_swap(manifest)
@@ -353,12 +301,3 @@ class Repository:
 def parse_head(found: Object) -> Head:
     """A head from the object that holds it."""
     return Head(fmt.parse_manifest(found.body), found.etag, found.body)
-
-
-def _parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
-    """A page's entries, which must also be what the head says of the page, or pages could overlap."""
-    entries = parse_page(decompress(body, MAX_PAGE_RAW), ref.id)
-    listed = (ref.first, ref.last, ref.files, ref.bytes)
-    if (entries[0].path, entries[-1].path, len(entries), sum(e.size for e in entries)) != listed:
-        raise FormatError(f"page {ref.id} is not what the head says of it")
-    return entries

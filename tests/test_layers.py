@@ -16,6 +16,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"location", "config", "diff", "plan", "merge", "patterns"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
+    {"page_reader"},
     {"repository", "packer"},
     {"snapshots"},
     {"workspace"},

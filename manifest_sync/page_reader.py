@@ -1,0 +1,111 @@
+"""Reading the pages of a repository, from the cache of this machine or from the bucket."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from manifest_sync.canonical import decompress
+from manifest_sync.errors import Damaged, FormatError
+from manifest_sync.keys import page_key
+from manifest_sync.model import Entry
+from manifest_sync.pages import MAX_PAGE_RAW, PageRef, parse_page
+from manifest_sync.stores.base import NotFound, Store
+
+
+class PageCache(Protocol):
+    """Where page bodies (compressed, as stored) are kept on this machine."""
+
+    def load_page_body(self, page_id: str) -> bytes | None:
+        """The body, or None."""
+
+    def save_page_body(self, ref: PageRef, body: bytes) -> None:
+        """Keep a body; its place in the head is not looked at."""
+
+
+class PageReader:
+    """The pages of one repository; `manifest_sync.repository.Repository` adds the head and publishing."""
+
+    def __init__(self, store: Store, cache: PageCache, *, jobs: int = 16) -> None:
+        self.store = store
+        self._cache = cache
+        self._jobs = jobs
+
+    def load_page(self, ref: PageRef) -> list[Entry]:
+        """The entries of a page, from the cache or the bucket; checked against its id.
+
+        Raises:
+            Damaged: the bucket does not hold it, or holds something else under its name.
+        """
+        return _parse_listed(ref, self.page_body(ref))
+
+    def page_body(self, ref: PageRef) -> bytes:
+        """The stored bytes of a page, checked against its id when they come from the bucket."""
+        body = self._cache.load_page_body(ref.id)
+        if body is None:
+            body = self._fetch_page(ref)
+            self._cache.save_page_body(ref, body)
+        return body
+
+    def load_pages(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, list[Entry]]]:
+        """Several pages in order; those not cached are fetched ahead, side by side, and kept."""
+        for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page):
+            if is_fetched:
+                self._cache.save_page_body(ref, body)
+            yield ref, _parse_listed(ref, body)
+
+    def iter_page_bodies(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, bytes]]:
+        """The stored bytes of pages in order, unchecked, fetched ahead where not cached, and not kept.
+
+        Raises:
+            Damaged: the bucket does not hold one of them.
+        """
+        for ref, body, _ in self._page_bodies(refs, self._get_page):
+            yield ref, body
+
+    def _page_bodies(
+        self, refs: Sequence[PageRef], get: Callable[[PageRef], bytes]
+    ) -> Iterator[tuple[PageRef, bytes, bool]]:
+        """Page, body, and whether ``get`` brought it; only this thread asks the cache."""
+        ahead: deque[tuple[PageRef, bytes | Future[bytes]]] = deque()
+
+        def take() -> tuple[PageRef, bytes, bool]:
+            ref, body = ahead.popleft()
+            return (ref, body, False) if isinstance(body, bytes) else (ref, body.result(), True)
+
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
+            for ref in refs:
+                cached = self._cache.load_page_body(ref.id)
+                ahead.append((ref, pool.submit(get, ref) if cached is None else cached))
+                if len(ahead) > 2 * self._jobs:
+                    yield take()
+            while ahead:
+                yield take()
+
+    def _fetch_page(self, ref: PageRef) -> bytes:
+        body = self._get_page(ref)
+        _parse_listed(ref, body)
+        return body
+
+    def _get_page(self, ref: PageRef) -> bytes:
+        key = page_key(ref.session, ref.id)
+        try:
+            found = self.store.get(key, max_bytes=MAX_PAGE_RAW)
+        except NotFound:
+            raise Damaged(
+                f"{key} is missing from {self.store.location}; it lists {ref.files} files",
+                "a machine that has the page cached can still pull and push",
+            ) from None
+        assert found is not None
+        return found.body
+
+
+def _parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
+    """A page's entries, which must also be what the head says of the page, or pages could overlap."""
+    entries = parse_page(decompress(body, MAX_PAGE_RAW), ref.id)
+    listed = (ref.first, ref.last, ref.files, ref.bytes)
+    if (entries[0].path, entries[-1].path, len(entries), sum(e.size for e in entries)) != listed:
+        raise FormatError(f"page {ref.id} is not what the head says of it")
+    return entries
