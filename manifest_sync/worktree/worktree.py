@@ -20,6 +20,7 @@ from manifest_sync.worktree.replace import Replacer, make_own_folder
 from manifest_sync.worktree.scan import Known, Listing, Scanner
 from manifest_sync.worktree.staging import Area, Staged, Staging
 from manifest_sync.worktree.syscalls import sync_filesystem
+from manifest_sync.worktree.traits import Traits, probe_filesystem
 
 _TICK_SECONDS = 3.0
 
@@ -115,6 +116,18 @@ class Worktree:
             time.sleep(0.001)
             now = self.clock()
         return now
+
+    def traits(self) -> Traits:
+        """What the root's filesystem does and does not do, tried out in staging.
+
+        Raises:
+            ManifestSyncError: nothing can be written there.
+        """
+        area = self._area()
+        try:
+            return probe_filesystem(area.staging_path)
+        except OSError as error:
+            raise disk_failure(os.fsencode(area.staging_path), error) from error
 
     def free_bytes(self) -> int:
         """Free bytes on the root's device."""
