@@ -1,13 +1,13 @@
 -- The local index of manifest-sync, `.manifest-sync/index.sqlite`: a cache of what is on disk and in
--- the bucket, plus the base, which is what both last agreed on. Everything except the base and the
--- trash can be made again; `manifest-sync rebuild-index` makes it again when this file is lost.
+-- the bucket, plus the base, which is what both last agreed on. `manifest-sync rebuild-index` makes it again
+-- when this file is lost. What runs took away is recorded in the trash itself, not here.
 --
 -- Paths are BLOBs: raw bytes below the root, so that SQLite's order is the order of a page.
 -- A state is NULL (absent), or one kind byte and a 32-byte BLAKE3, or x'' (local only: must be hashed),
 -- or x'6f' (local only: something that is never sent). States are compared with IS, never with =,
 -- because absent equals absent.
 
--- Facts about this index: repository, last head and its ETag, machine, settings it was built under.
+-- Facts about this index: repository, last head and its ETag, and the journal of an unfinished run.
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value TEXT NOT NULL
@@ -25,12 +25,16 @@ CREATE TABLE paths (
   clean    INTEGER NOT NULL DEFAULT 0,  -- 0 hash again, 1 trusted, 2 written by this run, to be confirmed
   local    BLOB,                -- state here
   base     BLOB,                -- state that this machine and the bucket last agreed on
-  remote   BLOB                 -- state in the head as far as its pages are reflected
+  remote   BLOB,                -- state in the head as far as its pages are reflected
+  dropped  INTEGER NOT NULL DEFAULT 0   -- 1: its absence here frees disk and is no deletion
 ) WITHOUT ROWID;
 
 -- The rows that a push or pull has to think about: few, however big the tree. A query must repeat this
 -- condition word for word to be answered from here.
-CREATE INDEX drift ON paths (path) WHERE local IS NOT base OR base IS NOT remote;
+CREATE INDEX drift ON paths (path) WHERE (local IS NOT base OR base IS NOT remote) AND dropped = 0;
+
+-- What `drop` took away: outside the drift, so that it costs nothing until it is asked for.
+CREATE INDEX dropped ON paths (path) WHERE dropped = 1;
 
 -- The rows whose stat proves nothing yet; their folders cannot be skipped.
 CREATE INDEX unclean ON paths (path) WHERE clean <> 1 AND local IS NOT NULL;
@@ -62,7 +66,8 @@ CREATE TABLE chunks (
   page INTEGER NOT NULL         -- pages.number
 ) WITHOUT ROWID;
 
--- What a push has uploaded and not yet published. planned = 1: the next swap of the head publishes it.
+-- What a push has uploaded and not yet published. planned = 1: the next swap of the head publishes it and it
+-- becomes base; 2: it is published and the base stays.
 CREATE TABLE pending (
   path    BLOB PRIMARY KEY,
   state   BLOB,                 -- NULL: delete
@@ -78,23 +83,7 @@ CREATE TABLE sent (
   fence    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- What a pull is about to make true on disk, written down before it does.
-CREATE TABLE intents (
-  path  BLOB PRIMARY KEY,
-  state BLOB                    -- NULL: delete
-) WITHOUT ROWID;
-
--- What a run took away, with the base row that went with it, so that undo restores both.
-CREATE TABLE trash (
-  run    TEXT NOT NULL,
-  path   BLOB NOT NULL,
-  stored TEXT NOT NULL,         -- name in the trash folder of the run
-  state  BLOB,
-  base   BLOB,
-  PRIMARY KEY (run, path)
-) WITHOUT ROWID;
-
 -- 'msyn': tells this file from any other SQLite file.
 PRAGMA application_id = 1836284270;
 -- Raised by every change of the tables; an index of another version is rebuilt, not migrated.
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

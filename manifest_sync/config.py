@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType
 
 from manifest_sync.errors import UsageError
@@ -21,6 +23,7 @@ from manifest_sync.location import (
 )
 from manifest_sync.model import STATE_FOLDER
 from manifest_sync.patterns import check_pattern, split_rule
+from manifest_sync.times import parse_age
 
 __all__ = [
     "CONFIG_NAME",
@@ -41,7 +44,10 @@ CONFIG_NAME = "manifest-sync.toml"
 MODES = ("new", "copy", "full")
 SYMLINKS = ("skip", "follow", "keep")
 
-_TOP = ("bucket", "endpoint_url", "region", "root", "single_writer", "ownership", "groups", "defaults")
+_TOP = (
+    "bucket", "endpoint_url", "region", "root", "single_writer", "ownership", "groups", "defaults", "trash"
+)  # fmt: skip
+_TRASH = ("max_age", "max_size")
 _OWNERSHIP = ("git_tracked", "rules")
 _DEFAULTS = ("push", "pull", "symlinks", "trust_ctime", "trust_inode")
 _SECRET_WORDS = ("key", "secret", "token", "password")
@@ -69,6 +75,8 @@ class Config:
     trust_ctime: bool = True
     trust_inode: bool = True
     single_writer: bool = False
+    trash_age: timedelta = timedelta(days=30)
+    trash_bytes: int = 10 << 30
 
 
 def find_project(start: str) -> str:
@@ -126,6 +134,7 @@ def parse_config(text: str, path: str) -> Config:
         raise UsageError(f"{path} is not valid TOML: {error}", "correct it there") from None
     ownership = top.table("ownership", _OWNERSHIP)
     defaults = top.table("defaults", _DEFAULTS)
+    trash = top.table("trash", _TRASH)
     return Config(
         project_dir=os.path.abspath(os.path.dirname(path)),
         bucket=_bucket(top),
@@ -141,6 +150,8 @@ def parse_config(text: str, path: str) -> Config:
         trust_ctime=defaults.flag("trust_ctime", True),
         trust_inode=defaults.flag("trust_inode", True),
         single_writer=top.flag("single_writer", False),
+        trash_age=trash.age("max_age", "30d"),
+        trash_bytes=trash.size("max_size", "10GiB"),
     )
 
 
@@ -194,6 +205,22 @@ class _Table:
         if value not in allowed:
             raise self.wrong(key, value, ", ".join(f'"{word}"' for word in allowed))
         return str(value)
+
+    def age(self, key: str, default: str) -> timedelta:
+        """A length of time."""
+        text = self.text(key, default)
+        try:
+            return parse_age(text)
+        except UsageError as error:
+            raise self.wrong(key, text, f"an age; {error.hint}") from None
+
+    def size(self, key: str, default: str) -> int:
+        """A number of bytes."""
+        text = self.text(key, default)
+        try:
+            return parse_size(text)
+        except UsageError as error:
+            raise self.wrong(key, text, f"a size; {error.hint}") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
@@ -275,6 +302,22 @@ def _groups(table: _Table) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType(groups)
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
+_SIZE_STEPS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def parse_size(text: str) -> int:
+    """A number of bytes such as ``500MB``, ``10GiB``, ``1.5T``; the steps are powers of 1,024.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    if not found:
+        raise UsageError(f"{text!r} is not a size", "write it like 500MiB, 10GiB or 0")
+    return int(float(found[1]) * (1 << _SIZE_STEPS[found[2]]))
+
+
 def _shown(value: object) -> str:
     """A value as the file would write it, shortened."""
     text = json.dumps(value, default=str, ensure_ascii=False)
@@ -335,4 +378,8 @@ pull = "new"
 symlinks = "skip"           # or "follow" (send what they point to), "keep" (send the link itself)
 trust_ctime = true          # switch off on filesystems that change ctime or inode by themselves:
 trust_inode = true          # every file would be read again there
+
+[trash]                     # what a pull replaces or deletes is kept in .manifest-sync/trash
+max_age = "30d"             # older content goes, if the bucket still holds it; sole copies stay
+max_size = "10GiB"
 """

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manifest_sync import observe
 from manifest_sync.config import Config
 from manifest_sync.diff import Case
+from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
+from manifest_sync.model import Entry, Path, display
 from manifest_sync.observe import Observed
-from manifest_sync.plan import Policy, Summary, Verb, check_deletions, iter_actions, summarize
+from manifest_sync.plan import (
+    Policy,
+    Summary,
+    Verb,
+    check_deletions,
+    conflict_path,
+    iter_actions,
+    summarize,
+)
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope, parse_scope
@@ -40,14 +50,48 @@ class Decision:
     observed: Observed
     summary: Summary
 
-    def rows(self, verb: Verb) -> Iterator[Row]:
-        """The rows whose action is ``verb``."""
-        if not self.summary.verbs.get(verb):
+    def rows(self, *verbs: Verb) -> Iterator[Row]:
+        """The rows whose action is one of ``verbs``."""
+        if not any(self.summary.verbs.get(verb) for verb in verbs):
             return
         for row in observe.iter_rows(self.ws, self.options.scope, self.observed):
             for action in iter_actions([row], self.options.policy, self.summary.clashing):
-                if action.verb is verb:
+                if action.verb in verbs:
                     yield row
+
+    def entries(self, head: Head, *verbs: Verb) -> Iterator[tuple[Row, Entry]]:
+        """The rows whose action is one of ``verbs``, with their entries in the head; only pages that hold one
+        of them are opened.
+
+        Raises:
+            Damaged: the head does not hold one of them after all.
+        """
+        rows = self.rows(*verbs)
+        row = next(rows, None)
+        for page in head.manifest.pages:
+            if row is None:
+                return
+            if row.path > page.last:
+                continue
+            for entry in self.ws.repository.load_page(page):
+                if row is not None and entry.path == row.path:
+                    yield row, entry
+                    row = next(rows, None)
+        if row is not None:
+            raise Damaged(
+                f"{display(row.path)} is in no page of the head", "run `manifest-sync rebuild-index`"
+            )
+
+    def copies(self, head: Head) -> Iterator[tuple[Row, Entry]]:
+        """The bucket's version of each conflict that is settled by keeping both: the row, and the entry under
+        its new path."""
+        for row, entry in self.entries(head, Verb.KEEP_BOTH):
+            writer = entry.writer
+            path = conflict_path(row.path, writer.host, writer.time, self._is_taken)
+            yield row, replace(entry, path=path)
+
+    def _is_taken(self, path: Path) -> bool:
+        return self.ws.index.row(path) is not None or self.ws.worktree.lstat(path) is not None
 
     def lines(self) -> list[str]:
         """The plan as stable lines, one an action."""

@@ -7,23 +7,26 @@ only those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from manifest_sync.index_connection import batches
 from manifest_sync.index_pages import DELETE_EMPTY, PageTables
-from manifest_sync.model import Path, Stat, State
+from manifest_sync.model import Hash, Path, Stat, State
 
 Ranges = Iterable[tuple[bytes, bytes]]
 """Half-open ranges of path bytes, ``low <= path < high``, sorted and disjoint."""
 
 _COLUMNS = "path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote"
-_DRIFT = "paths INDEXED BY drift WHERE (local IS NOT base OR base IS NOT remote) AND path >= ? AND path < ?"
+_DIFFERS = "(local IS NOT base OR base IS NOT remote) AND dropped = 0 AND path >= ? AND path < ?"
+_DRIFT = f"paths INDEXED BY drift WHERE {_DIFFERS}"
+_DROPPED = "paths INDEXED BY dropped WHERE dropped = 1 AND path >= ? AND path < ?"
 _PUT_LOCAL = (
     "INSERT INTO paths (path, size, mtime_ns, ctime_ns, inode, mode, clean, local)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
     " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode,"
-    " mode = excluded.mode, clean = excluded.clean, local = excluded.local"
+    " mode = excluded.mode, clean = excluded.clean, local = excluded.local,"
+    " dropped = CASE WHEN excluded.local IS NULL THEN dropped ELSE 0 END"
 )
 _NO_LOCAL = (
     "SET local = NULL, size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL, clean = 0"
@@ -31,6 +34,7 @@ _NO_LOCAL = (
 _PUT_BASE = (
     "INSERT INTO paths (path, base) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET base = excluded.base"
 )
+_BATCH = 2000
 _MAX = 2**63 - 1
 _MASK = 2**64 - 1
 
@@ -44,6 +48,10 @@ class Row(NamedTuple):
     local: State | None
     base: State | None
     remote: State | None
+
+
+NOWHERE = (None, 0, None, None, None)
+"""The columns of a path that no side knows, after the path itself."""
 
 
 class Index(PageTables):
@@ -172,8 +180,7 @@ class Index(PageTables):
                     bounds,
                 )
                 settled += self._write(
-                    "UPDATE paths INDEXED BY drift SET base = remote"
-                    " WHERE (local IS NOT base OR base IS NOT remote) AND path >= ? AND path < ?"
+                    f"UPDATE paths INDEXED BY drift SET base = remote WHERE {_DIFFERS}"  # noqa: S608
                     " AND local IS remote AND base IS NOT remote AND local NOT IN (x'', x'6f')",
                     bounds,
                 )
@@ -211,6 +218,63 @@ class Index(PageTables):
         """Number of paths in the bucket, as far as its pages are reflected."""
         sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL"
         return sum(self._value(sql, bounds) for bounds in ranges)
+
+    def iter_rows(self, ranges: Ranges) -> Iterator[Row]:
+        """All rows, in path order, in batches: rows already seen may be changed."""
+        sql = f"SELECT {_COLUMNS} FROM paths WHERE path >= ? AND path < ? ORDER BY path LIMIT ?"  # noqa: S608
+        for low, high in ranges:
+            start = low
+            while rows := self._rows(sql, (start, high, _BATCH)):
+                yield from map(_row, rows)
+                start = rows[-1][0] + b"\0"
+
+    def drop(self, paths: Iterable[Path]) -> None:
+        """Mark paths: that they are not here any more is meant, and no deletion."""
+        with self._atomic():
+            for batch in batches(paths):
+                self._many("UPDATE paths SET dropped = 1 WHERE path = ?", [(path,) for path in batch])
+
+    def undrop(self, paths: Iterable[Path]) -> None:
+        """Take that mark back."""
+        with self._atomic():
+            for batch in batches(paths):
+                self._many("UPDATE paths SET dropped = 0 WHERE path = ?", [(path,) for path in batch])
+
+    def iter_dropped(self, ranges: Ranges) -> Iterator[Path]:
+        """What is dropped and not here, in path order."""
+        for bounds in ranges:
+            for (path,) in self._rows(
+                f"SELECT path FROM {_DROPPED} AND local IS NULL ORDER BY path",  # noqa: S608
+                bounds,
+            ):
+                yield path
+
+    def count_dropped(self, ranges: Ranges) -> int:
+        """Number of paths that are dropped and not here."""
+        sql = f"SELECT count(*) FROM {_DROPPED} AND local IS NULL"  # noqa: S608
+        return sum(self._value(sql, bounds) for bounds in ranges)
+
+    def forget_gone_drops(self) -> None:
+        """What was dropped here and then deleted in the bucket is gone on both sides."""
+        self._write(
+            "DELETE FROM paths INDEXED BY dropped WHERE dropped = 1 AND local IS NULL AND remote IS NULL"
+        )
+
+    def is_held(self, path: Path, state: State, live: Collection[str], *, in_one_chunk: bool) -> bool:
+        """Whether the head holds the content of a file's state, at this path or another.
+
+        Args:
+            live: ids of the head's pages. Only what is reflected here counts: no means "not known".
+            in_one_chunk: whether a file of that size is one chunk, so that its hash is the chunk's id.
+        """
+        remote = self._value("SELECT remote FROM paths WHERE path = ?", (path,))
+        content = state[1:]
+        if remote is not None and remote[1:] == content:
+            return True
+        if in_one_chunk:
+            return self.page_of_chunk(Hash(content)) in live
+        kinds = (b"f" + content, b"x" + content)
+        return self._first("SELECT 1 FROM paths WHERE remote IN (?, ?) LIMIT 1", kinds) is not None
 
     def has_base(self) -> bool:
         """Whether this machine and the bucket ever agreed on anything."""

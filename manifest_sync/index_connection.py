@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from manifest_sync.errors import Contended, Damaged, ManifestSyncError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = int.from_bytes(b"msyn", "big")
 REBUILD = "run manifest-sync rebuild-index"
 BATCH = 5000

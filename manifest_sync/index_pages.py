@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from manifest_sync.index_connection import IndexConnection, batches
+from manifest_sync.index_connection import IndexConnection
 from manifest_sync.model import Hash, Path, State
 from manifest_sync.pages import PageRef
 
@@ -15,7 +15,7 @@ _PUT_REMOTE = (
 
 
 class PageTables(IndexConnection):
-    """Pages, chunk hints, what is uploaded and unpublished, what a pull intends, and the trash."""
+    """Pages, chunk hints, and what is uploaded and unpublished."""
 
     def save_page_body(self, ref: PageRef, body: bytes) -> None:
         """Keep a page's stored body, as the repository hands it over."""
@@ -102,10 +102,18 @@ class PageTables(IndexConnection):
         """Take every pending row out of the plan, keeping what was uploaded for a later plan."""
         self._write("UPDATE pending SET planned = 0 WHERE planned <> 0")
 
-    def put_pending(self, rows: Iterable[tuple[Path, State | None, bytes | None, int]]) -> None:
-        """Note planned changes: path, state (None deletes), encoded entry, lowest fence it relies on."""
+    def put_pending(
+        self, rows: Iterable[tuple[Path, State | None, bytes | None, int]], *, becomes_base: bool = True
+    ) -> None:
+        """Note planned changes: path, state (None deletes), encoded entry, lowest fence it relies on.
+
+        With ``becomes_base`` False the path is published and its base stays: it is not meant to be here.
+        """
+        planned = 1 if becomes_base else 2
         with self._atomic():
-            self._many("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, 1)", rows)
+            self._many(
+                "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?)", ((*row, planned) for row in rows)
+            )
 
     def pending_for(self, path: Path) -> tuple[State | None, bytes | None, int] | None:
         """What an unfinished push holds for a path: state, entry, fence."""
@@ -121,7 +129,7 @@ class PageTables(IndexConnection):
 
     def iter_planned(self) -> Iterator[tuple[Path, State | None, bytes | None]]:
         """Planned changes in path order: path, state, entry."""
-        sql = "SELECT path, state, entry FROM pending WHERE path >= ? AND planned = 1 ORDER BY path LIMIT ?"
+        sql = "SELECT path, state, entry FROM pending WHERE path >= ? AND planned <> 0 ORDER BY path LIMIT ?"
         return self._paged(sql, lambda row: row[0])
 
     def iter_pending(self) -> Iterator[tuple[Path, State | None, bytes | None, int]]:
@@ -135,7 +143,7 @@ class PageTables(IndexConnection):
 
     def has_planned(self) -> bool:
         """Whether this run has anything to publish."""
-        return self._first("SELECT 1 FROM pending WHERE planned = 1 LIMIT 1") is not None
+        return self._first("SELECT 1 FROM pending WHERE planned <> 0 LIMIT 1") is not None
 
     def oldest_fence(self) -> int | None:
         """The lowest fence that an uploaded object relies on; deletions rely on none."""
@@ -161,7 +169,7 @@ class PageTables(IndexConnection):
                 "DELETE FROM paths WHERE path IN (SELECT path FROM pending"
                 " WHERE planned = 1 AND state IS NULL) AND local IS NULL AND base IS NULL AND remote IS NULL"
             )
-            self._write("DELETE FROM pending WHERE planned = 1")
+            self._write("DELETE FROM pending WHERE planned <> 0")
 
     def clear_pending(self) -> None:
         """Forget everything uploaded and unpublished."""
@@ -182,26 +190,3 @@ class PageTables(IndexConnection):
     def clear_sent(self) -> None:
         """Forget the chunks already uploaded."""
         self._write("DELETE FROM sent")
-
-    def put_intents(self, rows: Iterable[tuple[Path, State | None]]) -> None:
-        """Note what is about to be made true on disk; None is a deletion."""
-        with self._atomic():
-            self._many("INSERT OR REPLACE INTO intents VALUES (?, ?)", rows)
-
-    def intents(self) -> list[tuple[Path, State | None]]:
-        """What an unfinished pull meant to do, in path order."""
-        return self._rows("SELECT path, state FROM intents ORDER BY path")
-
-    def clear_intents(self) -> None:
-        """The intents are settled."""
-        self._write("DELETE FROM intents")
-
-    def add_trash(self, rows: Iterable[tuple[str, Path, str, State | None, State | None]]) -> None:
-        """Note what was moved to the trash: run, path, stored name, its state, its base."""
-        with self._atomic():
-            for batch in batches(rows):
-                self._many("INSERT OR REPLACE INTO trash VALUES (?, ?, ?, ?, ?)", batch)
-
-    def trash_count(self) -> int:
-        """Number of things in the trash."""
-        return int(self._value("SELECT count(*) FROM trash"))

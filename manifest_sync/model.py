@@ -141,6 +141,11 @@ def file_state(digest: Hash, stat: Stat) -> State:
     return make_state(EntryType.FILE, digest, executable=bool(stat.mode & 0o100))
 
 
+def is_below(path: bytes, top: bytes) -> bool:
+    """Whether ``path`` is ``top`` or lies below it; everything lies below the empty path."""
+    return not top or path == top or path.startswith(top + b"/")
+
+
 def display(path: bytes) -> str:
     """Text for people: UTF-8 where it is, otherwise each odd byte and control character escaped."""
     text = path.decode("utf-8", "backslashreplace")

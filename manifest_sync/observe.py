@@ -1,7 +1,7 @@
 """Bringing the index up to date with both sides, before anything is decided.
 
-In this order: `settle` what an interrupted run left in the journal, `load_head`, `reflect` the head's
-pages into the index, `scan` the worktree, `hash_unread`. Then `rows` gives what differs.
+In this order: `landing.settle` what an interrupted run left in the journal, `load_head`, `reflect` the head's
+pages into the index, `scan` the worktree, `hash_unread`. Then `iter_rows` gives what differs.
 """
 
 from __future__ import annotations
@@ -87,22 +87,8 @@ def load_head(ws: Workspace) -> Head:
     return head
 
 
-def settle_intents(ws: Workspace) -> None:
-    """A pull that was killed between its renames and its record: what is on disk as meant becomes base."""
-    intents = ws.index.intents()
-    if not intents:
-        return
-    done: list[tuple[Path, State | None]] = []
-    for path, state in intents:
-        found = _read_state(ws, path)
-        if found == state:
-            done.append((path, state))
-    with ws.index.transaction():
-        ws.index.set_base(done)
-        ws.index.clear_intents()
-
-
-def _read_state(ws: Workspace, path: Path) -> State | None:
+def read_state(ws: Workspace, path: Path) -> State | None:
+    """What is at a path now, read from the disk; UNREAD where it cannot be told."""
     stat = ws.worktree.lstat(path)
     if stat is None:
         return None
@@ -136,6 +122,7 @@ def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
             ws.index.reflect_page(page.id, [(entry.path, entry.state) for entry in entries])
             ws.index.save_chunk_hints(page.id, [chunk.id for entry in entries for chunk in entry.chunks])
         ws.index.drop_pages(set(live))
+        ws.index.forget_gone_drops()
 
 
 def scope_regions(scope: Scope) -> list[tuple[bytes, bytes]]:
@@ -334,7 +321,9 @@ def iter_outside(ws: Workspace, scope: Scope, observed: Observed, command: str) 
             if standing is not None and not _is_planned(ws, scope, observed, row.path):
                 yield row.path
 
-    yield from heapq.merge(above(), left_out())
+    # What was dropped here stands in the bucket all the same.
+    dropped = ws.index.iter_dropped(scope.ranges()) if command == "push" else iter(())
+    yield from heapq.merge(above(), left_out(), dropped)
 
 
 def _is_planned(ws: Workspace, scope: Scope, observed: Observed, path: Path) -> bool:

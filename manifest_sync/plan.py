@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,7 +12,7 @@ from typing import Protocol
 
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import SafetyLimit, UsageError
-from manifest_sync.model import Path, State
+from manifest_sync.model import MAX_COMPONENT, Path, State
 from manifest_sync.report import describe
 
 
@@ -40,6 +42,8 @@ class Verb(StrEnum):
     """A conflict settled for the local side without sending it: it becomes an ordinary local change."""
     TAKE_LOCAL_BASE = "yield"
     """A conflict settled for the remote side without fetching it: the next pull brings it."""
+    KEEP_BOTH = "both"
+    """A conflict settled for this side, with the bucket's version kept beside it under a name of its own."""
     CONFLICT = "conflict"
     LEAVE = "leave"
     NOTHING = "nothing"
@@ -67,6 +71,7 @@ _PULL: dict[str, dict[Case, Verb]] = {
 }
 _TABLES = {"push": _PUSH, "pull": _PULL}
 MODES = ("new", "copy", "full")
+RESOLUTIONS = ("local", "remote", "both")
 _DELETIONS = (Verb.DELETE_REMOTE, Verb.DELETE_LOCAL)
 
 
@@ -79,15 +84,15 @@ class Policy:
     delete_unknown: bool = False
     restore_deleted: bool = False
     resolve: str = ""
-    """``local`` or ``remote``, or empty."""
+    """``local``, ``remote`` or ``both``, or empty."""
     resolve_paths: tuple[Path, ...] = ()
     """Where ``resolve`` holds; empty: every conflict."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"unknown mode {self.mode!r}", f"use one of {', '.join(MODES)}")
-        if self.resolve not in ("", "local", "remote"):
-            raise UsageError(f"--resolve takes local or remote, not {self.resolve!r}")
+        if self.resolve not in ("", *RESOLUTIONS):
+            raise UsageError(f"--resolve takes {', '.join(RESOLUTIONS)}, not {self.resolve!r}")
         if self.delete_unknown and self.mode != "full":
             raise UsageError("--delete-unknown goes with --full", "add --full, or leave it out")
 
@@ -98,7 +103,7 @@ class Policy:
         if case in (Case.SAME_CHANGE, Case.BOTH_DELETED):
             return Verb.RECORD
         if self._is_resolved(case, row.path):
-            return self._resolution(row)
+            return self._resolution(case, row)
         if case in CONFLICTS:
             return Verb.CONFLICT
         if self.command == "push" and case is Case.NEW_THERE and self.delete_unknown:
@@ -116,14 +121,22 @@ class Policy:
         if not self.resolve_paths:
             return case in CONFLICTS
         named = any(path == p or path.startswith(p + b"/") for p in self.resolve_paths)
-        return named and (case in CONFLICTS or case in (Case.CHANGED_THERE, Case.DELETED_THERE))
+        # Two versions to keep are there only in a conflict.
+        sides = () if self.resolve == "both" else (Case.CHANGED_THERE, Case.DELETED_THERE)
+        return named and (case in CONFLICTS or case in sides)
 
-    def _resolution(self, row: Triple) -> Verb:
+    def _resolution(self, case: Case, row: Triple) -> Verb:
+        resolve = self.resolve
+        if resolve == "both":
+            if case is Case.EDIT_EDIT:
+                return Verb.KEEP_BOTH
+            # One side has nothing to keep: the edit is both versions.
+            resolve = "remote" if row.local is None else "local"
         if self.command == "push":
-            if self.resolve == "remote":
+            if resolve == "remote":
                 return Verb.TAKE_LOCAL_BASE
             return Verb.DELETE_REMOTE if row.local is None else Verb.UPLOAD
-        if self.resolve == "local":
+        if resolve == "local":
             return Verb.TAKE_REMOTE_BASE
         return Verb.DELETE_LOCAL if row.remote is None else Verb.DOWNLOAD
 
@@ -156,7 +169,7 @@ class Summary:
         """Add one action."""
         self.verbs[action.verb] = self.verbs.get(action.verb, 0) + 1
         self.cases[action.case] = self.cases.get(action.case, 0) + 1
-        if action.verb in (Verb.UPLOAD, Verb.DOWNLOAD):
+        if action.verb in (Verb.UPLOAD, Verb.DOWNLOAD, Verb.KEEP_BOTH):
             self.moves[action.case] = self.moves.get(action.case, 0) + 1
         if action.verb is Verb.CONFLICT:
             self.conflicts.append(action.path)
@@ -223,6 +236,28 @@ def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy, outside: Ite
     for action in iter_actions(rows(), policy, clashing):
         summary.count(action)
     return summary
+
+
+def conflict_path(path: Path, host: str, time: str, taken: Callable[[Path], bool]) -> Path:
+    """Where the bucket's version of a path is kept beside this side's: ``name.conflict-<host>-<time>.ext``.
+
+    Args:
+        host, time: who wrote that version and when (RFC 3339).
+        taken: whether a path exists already; then a number is added.
+    """
+    folder, slash, name = path.rpartition(b"/")
+    stem, dot, extension = name.rpartition(b".")
+    if not stem:
+        stem, dot, extension = name, b"", b""
+    who = re.sub(rb"[^A-Za-z0-9_-]+", b"-", host.encode())[:64] or b"unknown"
+    when = re.sub(rb"[^0-9TZ]+", b"", time.encode())[:20]
+    for number in itertools.count():
+        mark = b".conflict-" + who + b"-" + when + (b"-%d" % number if number else b"")
+        end = mark + dot + extension[: MAX_COMPONENT // 2]
+        candidate = Path(folder + slash + stem[: MAX_COMPONENT - len(end)] + end)
+        if not taken(candidate):
+            return candidate
+    raise AssertionError("unreachable")
 
 
 def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:

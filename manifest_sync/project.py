@@ -5,23 +5,32 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
 from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.doctor import diagnose
+from manifest_sync.drop import drop
 from manifest_sync.errors import UsageError
+from manifest_sync.extract import extract
 from manifest_sync.findings import Finding
 from manifest_sync.initialize import InitReport, create_or_join
 from manifest_sync.locking import LocalLock
+from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry
+from manifest_sync.observe import load_head
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.pull import pull
 from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
 from manifest_sync.report import Progress, RunReport, StatusReport
+from manifest_sync.restore import pull_at, restore
+from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.snapshots import Snapshots
 from manifest_sync.status import ls, status
 from manifest_sync.stores.base import Store
+from manifest_sync.trash import EmptyReport, RunTrash, TrashLimits, empty, evict, iter_runs
+from manifest_sync.undo import undo
 from manifest_sync.workspace import Workspace
 
 DEFAULT_ROOT = "experiments"
@@ -98,6 +107,60 @@ class Project(ProjectFolder):
         """Bring the bucket's changes here; see `decide.run_options` for the options."""
         return self._run("pull", pull, mode or self.config.pull, options)
 
+    def pull_at(
+        self,
+        at: str,
+        mode: str | None = None,
+        *,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        **options: Any,
+    ) -> RunReport:
+        """Make the tree like a snapshot, as far as the mode goes; see `restore.pull_at`. The base stays."""
+        scope = Scope(self.scope(only).only, tuple(exclude))
+        with self.workspace(tuple(groups)) as ws:
+            manifest = self._snapshot(ws, at)
+            return self._timed(ws, lambda: pull_at(ws, manifest, scope, mode or self.config.pull, **options))
+
+    def restore(
+        self, paths: Sequence[str], at: str = "", to: str = "", *, dry_run: bool = False
+    ) -> RunReport:
+        """Bring files of a snapshot (default: the head) back into the tree, or write them into the folder
+        ``to``. What is replaced goes to the trash; the base stays."""
+        wanted = parse_scope(paths, self.config.root)
+        with self.workspace(tuple(self.config.groups)) as ws:
+            manifest = self._snapshot(ws, at)
+            if not to:
+                return self._timed(ws, lambda: restore(ws, manifest, wanted, dry_run=dry_run))
+            with self.other_folder(to) as target:
+                return self._timed(ws, lambda: extract(ws, manifest, wanted, target))
+
+    def drop(self, paths: Sequence[str], *, dry_run: bool = False) -> RunReport:
+        """Remove local copies that the bucket holds, without that counting as a deletion."""
+        wanted = parse_scope(paths, self.config.root)
+        with self.workspace(tuple(self.config.groups)) as ws:
+            return self._timed(ws, lambda: drop(ws, wanted, dry_run=dry_run))
+
+    def undo(self, run: str = "") -> RunReport:
+        """Take back what a pull, restore or drop did; default: the last one."""
+        with self.workspace(tuple(self.config.groups)) as ws:
+            return self._timed(ws, lambda: undo(ws, run))
+
+    def trash(self) -> list[RunTrash]:
+        """What each run left in the trash, newest first."""
+        with self.workspace((), must_lock=False) as ws:
+            return list(iter_runs(ws))
+
+    def empty_trash(self, runs: Sequence[str] = (), *, sole: bool = False) -> EmptyReport:
+        """Remove what is in the trash; with ``sole`` also what the bucket does not hold."""
+        with self.workspace(()) as ws:
+            return empty(ws, runs, sole=sole)
+
+    def _snapshot(self, ws: Workspace, at: str) -> Manifest:
+        head = load_head(ws)
+        return Snapshots(ws.repository, head).find(at or "head", ws.now())
+
     def _run(
         self,
         command: str,
@@ -137,6 +200,8 @@ class Project(ProjectFolder):
         report = run()
         report.seconds = time.monotonic() - started
         report.requests = dict(ws.repository.store.requests)
+        if isinstance(report, RunReport) and report.run:
+            evict(ws, TrashLimits(self.config.trash_age, self.config.trash_bytes))
         return report
 
 

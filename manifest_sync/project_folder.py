@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,6 +146,18 @@ class ProjectFolder:
                 random_bytes=secrets.token_bytes,
                 sleep=time.sleep,
             )
+
+    @contextmanager
+    def other_folder(self, path: str) -> Iterator[Worktree]:
+        """A folder outside the tree, made if need be, to write files into; nothing of ours is left in it."""
+        folder = os.path.abspath(path)
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{STATE_FOLDER}-", dir=folder) as state:
+            worktree = Worktree(folder, state, symlinks="keep")
+            try:
+                yield worktree
+            finally:
+                worktree.close()
 
     def scope(self, only: Sequence[str]) -> Scope:
         """The scope that names on the command line mean; none of them: everything."""

@@ -11,6 +11,7 @@ from manifest_sync import manifest as fmt
 from manifest_sync import observe, records
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.errors import Contended
+from manifest_sync.landing import settle
 from manifest_sync.merge import Change
 from manifest_sync.plan import Verb
 from manifest_sync.report import RunReport
@@ -32,7 +33,7 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     """
     report = RunReport("push", options.policy.mode, options.dry_run)
     observe.check_root(ws)
-    observe.settle_intents(ws)
+    settle(ws)
     head = observe.load_head(ws)
     observed = observe.scan(ws, options.scope, checksum=options.checksum)
     for races in range(MAX_RACES):
@@ -64,7 +65,8 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     ws.index.plan_reset()
     drop_collected(ws, head)
     ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.UPLOAD, 0))
-    sent = upload(ws, head, session, observed.clock, decision.rows(Verb.UPLOAD), observed.skipped)
+    uploads = decision.rows(Verb.UPLOAD, Verb.KEEP_BOTH)
+    sent = upload(ws, head, session, observed.clock, uploads, observed.skipped)
     ws.progress.end("transfer")
     report.bytes += sent.bytes
     report.stored_bytes += sent.stored_bytes
@@ -72,7 +74,14 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     # because the plan is read from the index.
     yielded = [(row.path, row.local) for row in decision.rows(Verb.TAKE_LOCAL_BASE)]
     deletions = decision.rows(Verb.DELETE_REMOTE)
-    ws.index.put_pending([(row.path, None, None, head.manifest.fence) for row in deletions])
+    fence = head.manifest.fence
+    ws.index.put_pending([(row.path, None, None, fence) for row in deletions])
+    kept = [
+        (entry.path, entry.state, records.encode_entry(entry), fence)
+        for row, entry in decision.copies(head)
+        if row.path not in observed.skipped
+    ]
+    ws.index.put_pending(kept, becomes_base=False)
     if not ws.index.has_planned():
         ws.index.set_base(yielded)
         return head

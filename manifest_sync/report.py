@@ -62,6 +62,10 @@ class RunReport:
     """With ``dry_run`` (or ``verbose``): one stable line an action, in path order."""
     missed: list[Path] = field(default_factory=list)
     """With ``--checksum``: files whose change the stat cache had not shown."""
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    """What the bucket does not hold although it should, with the reason."""
+    run: str = ""
+    """The run's name in the trash, for ``undo``; '' when nothing was changed here."""
     bytes: int = 0
     stored_bytes: int = 0
     requests: dict[str, int] = field(default_factory=dict)
@@ -71,7 +75,9 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """6 with conflicts, 3 when files were skipped, else 0."""
+        """7 with damage, 6 with conflicts, 3 when files were skipped, else 0."""
+        if self.damaged:
+            return 7
         if self.conflicts:
             return 6
         return 3 if self.skipped else 0
@@ -91,12 +97,48 @@ class RunReport:
             "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
             "actions": self.actions,
             "missed": [json_path(p) for p in self.missed],
+            "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
+            "run": self.run,
             "bytes": self.bytes,
             "stored_bytes": self.stored_bytes,
             "requests": self.requests,
             "snapshot": self.snapshot,
             "sequence": self.sequence,
             "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a conflict: size in bytes, mtime in nanoseconds; in the bucket also by whom and when."""
+
+    size: int
+    mtime_ns: int
+    host: str = ""
+    time: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``status --json``."""
+        found: dict[str, Any] = {"size": self.size, "mtime_ns": self.mtime_ns}
+        return {**found, "host": self.host, "time": self.time} if self.time else found
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A path that both sides changed: what each side has now, None for nothing."""
+
+    path: Path
+    case: str
+    local: Side | None
+    remote: Side | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``status --json``."""
+        return {
+            "path": json_path(self.path),
+            "case": self.case,
+            "local": self.local.to_json() if self.local else None,
+            "remote": self.remote.to_json() if self.remote else None,
         }
 
 
@@ -111,7 +153,14 @@ class StatusReport:
     offline: bool = False
     snapshot: str = ""
     sequence: int = 0
+    conflicts: list[Conflict] = field(default_factory=list)
+    """Both sides of every path in conflict, in path order."""
+    dropped: list[Path] = field(default_factory=list)
+    """What `drop` took away here and the bucket holds."""
     trash_files: int = 0
+    trash_bytes: int = 0
+    trash_sole: list[Path] = field(default_factory=list)
+    """Paths of what the trash holds and the bucket does not."""
     requests: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -131,7 +180,11 @@ class StatusReport:
             "offline": self.offline,
             "snapshot": self.snapshot,
             "sequence": self.sequence,
+            "conflicts": [conflict.to_json() for conflict in self.conflicts],
+            "dropped": [json_path(p) for p in self.dropped],
             "trash_files": self.trash_files,
+            "trash_bytes": self.trash_bytes,
+            "trash_sole": [json_path(p) for p in self.trash_sole],
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
         }

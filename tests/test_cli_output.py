@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from manifest_sync.cli import output
 from manifest_sync.cli.main import main
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import human_size, print_run, print_status, rfc3339
+from manifest_sync.cli.output import human_size, print_run, rfc3339
 from manifest_sync.cli.progress import Bars, Notes, Stage, make_progress
+from manifest_sync.cli.status_output import print_status
 from manifest_sync.model import Path
 from manifest_sync.report import RunReport, StatusReport
 
@@ -104,13 +105,13 @@ def test_checksum_says_what_the_stat_cache_had_missed(capsys: Capture) -> None:
 
 def test_status_groups_by_case_and_names_the_next_command(capsys: Capture) -> None:
     report = StatusReport({"changed_here": paths(21), "edit_edit": [Path(b"x")], "new_there": []})
-    report.unchanged, report.sequence, report.trash_files = 9, 4, 2
+    report.unchanged, report.sequence, report.trash_files, report.trash_bytes = 9, 4, 2, 2048
     print_status(report, Settings())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "changed here: 21; `push --copy` sends them"
     assert lines[21:24] == ["  and 1 more (-v lists all)", "conflict: changed on both sides: 1", "  x"]
     assert lines[24].startswith("`push --resolve local PATH` keeps this side")
-    assert lines[25:] == ["9 unchanged; sequence 4", "2 in the trash"]
+    assert lines[25:] == ["9 unchanged; sequence 4", "2 in the trash, 2.0 KiB"]
     print_status(StatusReport(unchanged=9, sequence=4, offline=True), Settings())
     assert capsys.readouterr().out == ("no drift: 9 unchanged; the bucket as it was last seen, sequence 4\n")
 
@@ -118,7 +119,7 @@ def test_status_groups_by_case_and_names_the_next_command(capsys: Capture) -> No
 def test_every_case_of_the_table_has_words() -> None:
     from manifest_sync.diff import Case  # noqa: PLC0415
 
-    assert set(output._CASES) == {case.value for case in Case} - {"in_sync"}
+    assert set(output.CASES) == {case.value for case in Case} - {"in_sync"}
 
 
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:

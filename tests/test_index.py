@@ -305,12 +305,6 @@ def test_journal(index: Index) -> None:
     assert index.sent(chunk) == (b"here", 4)
     index.clear_sent()
     assert index.sent(chunk) is None
-    index.put_intents([(Path(b"y"), None), (Path(b"x"), A)])
-    assert index.intents() == [(b"x", A), (b"y", None)]
-    index.clear_intents()
-    assert index.intents() == []
-    index.add_trash([("run", Path(b"x"), "1", A, None), ("run", Path(b"y"), "2", A, B)])
-    assert index.trash_count() == 2
 
 
 # --- transactions and files

@@ -12,7 +12,7 @@ MAX_LINES = 400
 
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
     {"errors", "model", "pathrules", "report", "times", "findings", "bounded"},
-    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records"},
+    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
     {"location", "config", "diff", "plan", "merge", "patterns"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
@@ -21,7 +21,8 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"snapshots"},
     {"workspace"},
     {"observe", "fetch", "probe"},
-    {"decide", "upload"},
+    {"decide", "upload", "landing"},
+    {"trash", "undo", "drop", "restore", "extract"},
     {"push", "pull", "status", "rebuild"},
     {"project_folder"},
     {"initialize"},
@@ -41,7 +42,7 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
     "rich": {"cli"},
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
-    "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times"
+    "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord"
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

@@ -47,7 +47,7 @@ def test_old_content_goes_to_the_trash(tree: Tree) -> None:
     _, stored = tree.put(b"d/f", b"new", expected=tree.stat(b"d/f"))
     assert stored is not None
     assert (tree.read("d/f"), tree.trashed(stored)) == (b"new", b"old")
-    assert os.stat(tree.worktree.trash_path(stored)).st_ino == inode
+    assert os.stat(tree.trash_path(stored)).st_ino == inode
 
 
 def test_trash_keeps_apart_what_one_run_and_several_put_there(tree: Tree) -> None:
@@ -57,18 +57,9 @@ def test_trash_keeps_apart_what_one_run_and_several_put_there(tree: Tree) -> Non
             path = b"f%d" % number
             content = f"{run} {number} {len(kept)}".encode()
             tree.write(path, content)
-            kept[tree.worktree.remove(Path(path), expected=tree.stat(path), run=run)] = content
+            kept[tree.remove(path, expected=tree.stat(path), run=run)] = content
     assert len(kept) == 9
     assert all(tree.trashed(stored) == content for stored, content in kept.items())
-
-
-def test_two_processes_using_one_run_name_lose_nothing(tree: Tree, tmp_path: FsPath) -> None:
-    other = Tree(tmp_path)
-    stored: list[str] = []
-    for each in (tree, other, tree, other):
-        each.write("f", b"%d" % len(stored))
-        stored.append(each.worktree.remove(Path(b"f"), expected=each.stat(b"f"), run="same"))
-    assert [tree.trashed(name) for name in stored] == [b"0", b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("mtime_ns", [0, -1_500_000_000, -1, 1, 4_102_444_800_000_000_007])
@@ -115,7 +106,7 @@ def test_a_target_that_is_not_what_was_expected_is_left_alone(tree: Tree) -> Non
         with pytest.raises(TargetChanged):
             tree.put(b"d/f", expected=expected)
         with pytest.raises(TargetChanged):
-            tree.worktree.remove(Path(b"d/f"), expected=expected, run="run")
+            tree.remove(b"d/f", expected=expected, run="run")
         assert (tree.snapshot(), tree.stat(b"d/f")) == before, what
     assert tree.staged_names() == []
 
@@ -128,7 +119,7 @@ def test_a_target_that_is_gone_is_not_written_over(tree: Tree) -> None:
         tree.put(b"d/f", expected=expected)
     for path in (b"d/f", b"gone/f", b"d/f/below"):
         with pytest.raises(TargetChanged):
-            tree.worktree.remove(Path(path), expected=expected, run="run")
+            tree.remove(path, expected=expected, run="run")
     assert not os.path.exists(tree.at("d/f"))
 
 
@@ -162,7 +153,7 @@ def test_what_replaces_a_file_after_the_look_is_not_removed(
 
     monkeypatch.setattr(replace, "rename_new", late)
     with pytest.raises(TargetChanged):
-        tree.worktree.remove(Path(b"d/f"), expected=expected, run="run")
+        tree.remove(b"d/f", expected=expected, run="run")
     assert tree.read("d/f") == b"someone was faster"
 
 
@@ -173,7 +164,7 @@ def test_folder_in_the_way(tree: Tree) -> None:
         with pytest.raises(TargetBlocked):
             tree.put(b"d", expected=expected)
         with pytest.raises(TargetBlocked):
-            tree.worktree.remove(Path(b"d"), expected=expected, run="run")
+            tree.remove(b"d", expected=expected, run="run")
     assert tree.snapshot() == before
 
 
@@ -225,7 +216,7 @@ def test_no_path_leads_outside_or_into_reserved_folders(tree: Tree, tmp_path: Fs
     with pytest.raises(TargetBlocked):
         tree.put(path)
     with pytest.raises(TargetBlocked):
-        tree.worktree.remove(Path(path), expected=None, run="run")
+        tree.remove(path, expected=None, run="run")
     assert tree.snapshot() == []
     assert (tmp_path / "f").read_bytes() == b"canary"
 
@@ -237,7 +228,7 @@ def test_a_symlink_in_the_way_is_replaced_itself_never_its_target(tmp_path: FsPa
     _, stored = tree.put(b"f", b"new", expected=tree.stat(b"f"))
     assert stored is not None
     assert not os.path.islink(tree.at("f"))
-    assert os.readlink(tree.worktree.trash_path(stored)) == str(tmp_path / "target")
+    assert os.readlink(tree.trash_path(stored)) == str(tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == b"untouched"
 
 
@@ -247,7 +238,7 @@ def test_followed_symlink_is_replaced_by_a_file(tmp_path: FsPath) -> None:
     for name in ("f", "g"):
         os.symlink(tmp_path / "target", tree.at(name))
     tree.put(b"f", b"new", expected=tree.stat(b"f"))
-    tree.worktree.remove(Path(b"g"), expected=tree.stat(b"g"), run="run")
+    tree.remove(b"g", expected=tree.stat(b"g"), run="run")
     assert tree.read("f") == b"new"
     assert not os.path.lexists(tree.at("g"))
     assert (tmp_path / "target").read_bytes() == b"untouched"
@@ -255,17 +246,19 @@ def test_followed_symlink_is_replaced_by_a_file(tmp_path: FsPath) -> None:
 
 def test_symlinks_are_made_only_where_they_are_kept(tree: Tree, tmp_path: FsPath) -> None:
     with pytest.raises(TargetBlocked):
-        tree.worktree.replace_symlink(b"x", Path(b"link"), expected=None, run="run")
+        tree.worktree.replace_symlink(b"x", Path(b"link"), expected=None, keep_as=tree.slot())
     keeping = Tree(tmp_path, symlinks="keep")
-    stat, stored = keeping.worktree.replace_symlink(b"x\xff", Path(b"d/link"), expected=None, run="run")
-    assert (os.readlink(keeping.at("d/link")), stored) == (b"x\xff", None)
-    _, stored = keeping.worktree.replace_symlink(b"y", Path(b"d/link"), expected=stat, run="run")
-    assert stored is not None
-    assert os.readlink(keeping.worktree.trash_path(stored)) == os.fsdecode(b"x\xff")
+    link = Path(b"d/link")
+    stat, had = keeping.worktree.replace_symlink(b"x\xff", link, expected=None, keep_as=keeping.slot())
+    assert (os.readlink(keeping.at("d/link")), had) == (b"x\xff", False)
+    stored = keeping.slot()
+    _, was_there = keeping.worktree.replace_symlink(b"y", Path(b"d/link"), expected=stat, keep_as=stored)
+    assert was_there
+    assert os.readlink(keeping.trash_path(stored)) == os.fsdecode(b"x\xff")
     with pytest.raises(TargetChanged):
-        keeping.worktree.replace_symlink(b"z", Path(b"d/link"), expected=stat, run="run")
+        keeping.worktree.replace_symlink(b"z", Path(b"d/link"), expected=stat, keep_as=keeping.slot())
     with pytest.raises(TargetBlocked):
-        keeping.worktree.replace_symlink(b"nul\x00", Path(b"d/other"), expected=None, run="run")
+        keeping.worktree.replace_symlink(b"nul\x00", Path(b"d/other"), expected=None, keep_as=keeping.slot())
     assert keeping.staged_names() == []
 
 
@@ -273,10 +266,10 @@ def test_remove_prunes_empty_folders_up_to_the_root(tree: Tree) -> None:
     tree.write("a/b/c/f")
     tree.write("a/keep")
     tree.write("only")
-    tree.worktree.remove(Path(b"a/b/c/f"), expected=tree.stat(b"a/b/c/f"), run="run")
+    tree.remove(b"a/b/c/f", expected=tree.stat(b"a/b/c/f"), run="run")
     assert sorted(os.listdir(tree.at("a"))) == [b"keep"]
-    tree.worktree.remove(Path(b"a/keep"), expected=tree.stat(b"a/keep"), run="run")
-    stored = tree.worktree.remove(Path(b"only"), expected=tree.stat(b"only"), run="run")
+    tree.remove(b"a/keep", expected=tree.stat(b"a/keep"), run="run")
+    stored = tree.remove(b"only", expected=tree.stat(b"only"), run="run")
     assert (tree.snapshot(), tree.trashed(stored)) == ([], b"content")
     tree.put(b"a", b"a file where a folder was")
 
@@ -284,7 +277,7 @@ def test_remove_prunes_empty_folders_up_to_the_root(tree: Tree) -> None:
 def test_a_folder_pruned_and_made_again(tree: Tree) -> None:
     for _ in range(3):
         stat, _ = tree.put(b"a/b/f")
-        tree.worktree.remove(Path(b"a/b/f"), expected=stat, run="run")
+        tree.remove(b"a/b/f", expected=stat, run="run")
     assert tree.snapshot() == []
 
 
@@ -299,17 +292,17 @@ def test_without_hard_links_the_old_is_copied(
     monkeypatch.setattr(os, "link", refuse(number))
     _, stored = tree.put(b"f", expected=tree.stat(b"f"))
     assert stored is not None
-    kept = os.stat(tree.worktree.trash_path(stored))
+    kept = os.stat(tree.trash_path(stored))
     assert (tree.trashed(stored), kept.st_mode & 0o777, kept.st_mtime_ns) == (b"old", 0o750, 7)
     _, stored = tree.put(b"link", expected=tree.stat(b"link"))
     assert stored is not None
-    assert os.readlink(tree.worktree.trash_path(stored)) == "old"
+    assert os.readlink(tree.trash_path(stored)) == "old"
 
 
 def test_without_an_exclusive_rename_it_is_looked_first(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "_renameat2", None)
     stat, _ = tree.put(b"f", b"new")
-    stored = tree.worktree.remove(Path(b"f"), expected=stat, run="run")
+    stored = tree.remove(b"f", expected=stat, run="run")
     assert tree.trashed(stored) == b"new"
     descriptor = os.open(tree.root, os.O_RDONLY)
     tree.write("a", b"a")
@@ -387,7 +380,7 @@ def test_one_closed_folder_does_not_stop_the_run() -> None:
                 tree.put(path, expected=expected)
             assert caught.value.reason == "permission denied"
         with pytest.raises(TargetBlocked):
-            tree.worktree.remove(Path(b"readonly/f"), expected=tree.stat(b"readonly/f"), run="run")
+            tree.remove(b"readonly/f", expected=tree.stat(b"readonly/f"), run="run")
         with pytest.raises(TargetBlocked):
             tree.put(b"closed/f")
         assert tree.read("readonly/f") == b"old"
@@ -415,7 +408,7 @@ def test_mounted_filesystem_inside_the_tree(tree: Tree, mounted: FsPath) -> None
     stat, stored = tree.put(b"disk/a/f", b"two", expected=stat)
     assert stored is not None
     assert (tree.read("disk/a/f"), tree.trashed(stored)) == (b"two", b"one")
-    stored = tree.worktree.remove(Path(b"disk/a/f"), expected=stat, run="run")
+    stored = tree.remove(b"disk/a/f", expected=stat, run="run")
     assert tree.trashed(stored) == b"two"
     assert os.listdir(mounted) == [".manifest-sync"]
     assert os.listdir(mounted / ".manifest-sync/staging") == []
@@ -448,7 +441,7 @@ def test_state_on_another_device_than_the_root(tmp_path: FsPath) -> None:
         assert tree.trashed(stored) == b"one"
         own = tree.root / ".manifest-sync"
         assert (own / ".gitignore").read_text() == "*\n"
-        assert tree.worktree.trash_path(stored).startswith(str(own))
+        assert tree.trash_path(stored).startswith(str(own))
         assert os.listdir(far) == []
         assert tree.scan()[b""].mounted
     finally:

@@ -22,6 +22,7 @@ class Tree:
     """A root folder ``data`` and a state folder beside it."""
 
     def __init__(self, folder: FsPath, **options: Any) -> None:
+        self._slots = 0
         self.root = folder / "data"
         self.state = folder / ".manifest-sync"
         self.root.mkdir(exist_ok=True)
@@ -84,17 +85,35 @@ class Tree:
         mode: int = 0o644,
         run: str = "run",
     ) -> tuple[Stat, str | None]:
+        """Put content at a path; where in the trash the old content is, None when there was none."""
+        kept = self.slot(run)
         with self.worktree.stage() as staging:
             staged = staging.create()
             staged.write_at(0, content)
             staged.close()
             staging.sync()
-            return self.worktree.replace(
-                staged, Path(path), mtime_ns=mtime_ns, mode=mode, expected=expected, run=run
+            stat, was_there = self.worktree.replace(
+                staged, Path(path), mtime_ns=mtime_ns, mode=mode, expected=expected, keep_as=kept
             )
+            return stat, kept if was_there else None
+
+    def remove(self, path: bytes, *, expected: Stat | None, run: str = "run") -> str:
+        """Remove a path; where in the trash it is."""
+        kept = self.slot(run)
+        self.worktree.remove(Path(path), expected=expected, keep_as=kept)
+        return kept
+
+    def slot(self, run: str = "run") -> str:
+        """A name in the trash that was not used before."""
+        self._slots += 1
+        return f"{run}/{self._slots}"
+
+    def trash_path(self, stored: str) -> str:
+        run, _, number = stored.partition("/")
+        return self.worktree.trash().content_path(run, int(number))
 
     def trashed(self, stored: str) -> bytes:
-        with open(self.worktree.trash_path(stored), "rb") as file:
+        with open(self.trash_path(stored), "rb") as file:
             return file.read()
 
     def snapshot(self) -> list[tuple[bytes, bytes | None]]:

@@ -16,12 +16,16 @@ from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import ls, status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
 from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
+from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push
 from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
 
 _SAFE = {
     "push": "the bucket holds either the old snapshot or the new one, whole; what was uploaded is kept",
     "pull": "every file is whole, old or new, and nothing was lost",
+    "restore": "every file is whole, old or new, and nothing was lost",
+    "undo": "every file is whole, old or new, and nothing was lost",
+    "drop": "what was removed is in the bucket, and nothing was lost",
     "rebuild-index": "no file and nothing in the bucket was changed",
 }
 _RUN_AGAIN = "run the same command again to carry on"
@@ -147,6 +151,10 @@ _COMMANDS = (
     ls,
     rebuild_index,
     doctor,
+    restore,
+    undo,
+    drop,
+    trash,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -13,12 +13,12 @@ import click
 
 from manifest_sync.cli.options import Settings
 from manifest_sync.model import Entry, Path, display, json_path
-from manifest_sync.report import RunReport, StatusReport
+from manifest_sync.report import RunReport
 
 MOST_PATHS = 20
 _BATCH = 500
 
-_CASES = {
+CASES = {
     # case: (words in a closing summary, heading and next command in `status`)
     "new_here": ("new here", "new here", "`push` sends them"),
     "changed_here": ("changed here", "changed here", "`push --copy` sends them"),
@@ -49,7 +49,10 @@ _CASES = {
     ),
     "file_folder": ("a file against a folder", "conflict: a file on one side, a folder on the other", ""),
 }
-_RESOLVE = "`push --resolve local PATH` keeps this side, `pull --resolve remote PATH` takes the bucket's"
+RESOLVE = (
+    "`push --resolve local PATH` keeps this side, `pull --resolve remote PATH` takes the bucket's, "
+    "`--resolve both` keeps both"
+)
 
 # What a mode leaves undone: the cases, the verb, and which modes would do it, weakest first.
 _LEFT: dict[str, tuple[tuple[tuple[str, ...], str, dict[str, str]], ...]] = {
@@ -140,22 +143,32 @@ def print_run(report: RunReport, settings: Settings) -> None:
     if settings.json:
         print_json(report.to_json())
         return
-    problems = _conflict_lines(report, settings) + _skipped_lines(report.skipped, settings)
+    problems = _damage_lines(report, settings) + _conflict_lines(report, settings)
+    problems += skipped_lines(report.skipped, settings)
     if settings.quiet:
         if problems:
             write_stderr("\n".join(problems))
         return
     lines = list(report.actions) if report.dry_run or settings.verbose else []
     lines += _missed_lines(report, settings)
-    print_lines([*lines, _headline(report), *_left_lines(report), *problems])
+    print_lines([*lines, _headline(report), *_left_lines(report), *problems, *_undo_hint(report)])
+
+
+def _undo_hint(report: RunReport) -> list[str]:
+    """Said where content was replaced or deleted; a pull of new files alone needs no word."""
+    if report.run and report.command in ("pull", "restore") and (report.changed or report.deleted):
+        return ["what was replaced or deleted is in the trash; `manifest-sync undo` takes this run back"]
+    return []
 
 
 def _headline(report: RunReport) -> str:
+    if report.command in _HEADLINES:
+        return _HEADLINES[report.command](report)
     parts = [
-        f"{_number(report.new)} new",
-        f"{_number(report.changed)} changed",
-        f"{_number(report.deleted)} deleted",
-        f"{_number(report.unchanged)} unchanged",
+        f"{number(report.new)} new",
+        f"{number(report.changed)} changed",
+        f"{number(report.deleted)} deleted",
+        f"{number(report.unchanged)} unchanged",
     ]
     if report.dry_run:
         return f"dry run, {_name(report)}: would be {', '.join(parts)}; nothing was done"
@@ -163,12 +176,26 @@ def _headline(report: RunReport) -> str:
     moved = human_size(report.bytes)
     if report.stored_bytes:
         moved += f" ({human_size(report.stored_bytes)} stored)"
-    parts += [moved, f"{_number(requests)} request{_s(requests)}", f"{report.seconds:.1f} s"]
+    parts += [moved, f"{number(requests)} request{plural(requests)}", f"{report.seconds:.1f} s"]
     return f"{_name(report)}: {', '.join(parts)}; sequence {report.sequence}"
 
 
+def _drop_line(report: RunReport) -> str:
+    verb = "would be dropped" if report.dry_run else "dropped"
+    freed = f"{number(report.deleted)} file{plural(report.deleted)} {verb}, {human_size(report.bytes)}"
+    return f"{freed}; `manifest-sync restore PATH` brings them back"
+
+
+def _undo_line(report: RunReport) -> str:
+    back = f"{number(report.new)} file{plural(report.new)} put back"
+    return f"undone: {back}, {number(report.deleted)} taken away; the bucket is as it was"
+
+
+_HEADLINES: dict[str, Callable[[RunReport], str]] = {"drop": _drop_line, "undo": _undo_line}
+
+
 def _name(report: RunReport) -> str:
-    if report.command in _LEFT and report.mode != "new":
+    if report.mode and report.mode != "new":
         return f"{report.command} --{report.mode}"
     return report.command
 
@@ -182,10 +209,10 @@ def _left_lines(report: RunReport) -> list[str]:
         if not found:
             continue
         place = "here" if found[0].endswith("_here") else "in the bucket"
-        counts = ", ".join(f"{_number(rest.pop(case))} {case.split('_')[0]}" for case in found)
+        counts = ", ".join(f"{number(rest.pop(case))} {case.split('_')[0]}" for case in found)
         asked = _unheeded(report, found)
         lines.append(f"{counts} {place}: {verdict}; {asked or 'use ' + _ways(found, ways)}")
-    lines += [f"{_number(count)} {_words(case)}: left as they are" for case, count in rest.items() if count]
+    lines += [f"{number(count)} {_words(case)}: left as they are" for case, count in rest.items() if count]
     return lines
 
 
@@ -207,62 +234,47 @@ def _ways(cases: Sequence[str], ways: dict[str, str]) -> str:
     return ", ".join(unique)
 
 
+def _damage_lines(report: RunReport, settings: Settings) -> list[str]:
+    if not report.damaged:
+        return []
+    count = len(report.damaged)
+    lines = [f"{number(count)} file{plural(count)} hurt in the bucket:"]
+    lines += path_lines(report.damaged, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
+    return [*lines, "  `manifest-sync verify` names the damage and what repairs it"]
+
+
 def _conflict_lines(report: RunReport, settings: Settings) -> list[str]:
     if not report.conflicts:
         return []
     count = len(report.conflicts)
-    lines = [f"{_number(count)} conflict{_s(count)}, left as on each side:"]
-    lines += _path_lines(report.conflicts, settings, display)
-    return [*lines, f"  {_RESOLVE}"]
+    lines = [f"{number(count)} conflict{plural(count)}, left as on each side:"]
+    lines += path_lines(report.conflicts, settings, display)
+    return [*lines, f"  {RESOLVE}"]
 
 
-def _skipped_lines(skipped: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:
+def skipped_lines(skipped: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:
+    """What was skipped and why."""
     if not skipped:
         return []
-    lines = [f"{_number(len(skipped))} skipped:"]
-    lines += _path_lines(skipped, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
+    lines = [f"{number(len(skipped))} skipped:"]
+    lines += path_lines(skipped, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
     return [*lines, "  once the reason is gone, run the same command again"]
 
 
 def _missed_lines(report: RunReport, settings: Settings) -> list[str]:
     if not report.missed:
         return []
-    lines = [f"{_number(len(report.missed))} changed without a sign in size or times; found by --checksum:"]
-    return lines + _path_lines(report.missed, settings, display)
+    lines = [f"{number(len(report.missed))} changed without a sign in size or times; found by --checksum:"]
+    return lines + path_lines(report.missed, settings, display)
 
 
-def _path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], str]) -> list[str]:
+def path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], str]) -> list[str]:
+    """Some of the items, a line each, and how many more there are; all of them with ``-v``."""
     shown = items if settings.verbose else items[:MOST_PATHS]
     lines = [f"  {show(item)}" for item in shown]
     if len(shown) < len(items):
-        lines.append(f"  and {_number(len(items) - len(shown))} more (-v lists all)")
+        lines.append(f"  and {number(len(items) - len(shown))} more (-v lists all)")
     return lines
-
-
-def print_status(report: StatusReport, settings: Settings) -> None:
-    """The drift, one group a case, with the command that settles it."""
-    lines: list[str] = []
-    conflict = False
-    for case in chain(_CASES, sorted(set(report.cases) - set(_CASES))):
-        paths = report.cases.get(case, [])
-        if not paths:
-            continue
-        _, heading, way = _CASES.get(case, ("", case, ""))
-        conflict = conflict or heading.startswith("conflict")
-        lines.append(f"{heading}: {_number(len(paths))}{'; ' + way if way else ''}")
-        lines += _path_lines(paths, settings, display)
-    if conflict:
-        lines.append(_RESOLVE)
-    lines += _skipped_lines(report.skipped, settings)
-    if settings.quiet:
-        print_lines(lines)
-        return
-    seen = "the bucket as it was last seen, " if report.offline else ""
-    verdict = "" if report.has_drift else "no drift: "
-    lines.append(f"{verdict}{_number(report.unchanged)} unchanged; {seen}sequence {report.sequence}")
-    if report.trash_files:
-        lines.append(f"{_number(report.trash_files)} in the trash")
-    print_lines(lines)
 
 
 def print_entries(
@@ -337,13 +349,15 @@ def human_size(count: int) -> str:
     return f"{value / 1024:.1f} PiB"
 
 
-def _number(count: int) -> str:
+def number(count: int) -> str:
+    """``1,234``."""
     return f"{count:,}"
 
 
-def _s(count: int) -> str:
+def plural(count: int) -> str:
+    """The ``s`` of a plural."""
     return "" if count == 1 else "s"
 
 
 def _words(case: str) -> str:
-    return _CASES[case][0] if case in _CASES else case.replace("_", " ")
+    return CASES[case][0] if case in CASES else case.replace("_", " ")

@@ -37,8 +37,8 @@ _SHARED = (
     option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat."),
     option(
         "--resolve",
-        type=click.Choice(["local", "remote"]),
-        help="Settle conflicts, or those at PATH, for one side.",
+        type=click.Choice(["local", "remote", "both"]),
+        help="Settle conflicts, or those at PATH, for one side, or keep both versions.",
     ),
     option("--delete-unknown", is_flag=True, help="With --full: an exact mirror."),
     option("--max-delete", metavar="N|N%", help="How many deletions are meant (default: half)."),
@@ -69,13 +69,16 @@ def push(ctx: click.Context, /, message: str, **given: Any) -> int:
 @click.command()
 @_shared_options
 @option("--restore-deleted", is_flag=True, help="Bring back files that were deleted here.")
+@option("--at", metavar="SNAPSHOT", default="", help="Make the tree like an earlier state of the bucket.")
 @common_options
 @click.pass_context
-def pull(ctx: click.Context, /, restore_deleted: bool, **given: Any) -> int:
+def pull(ctx: click.Context, /, restore_deleted: bool, at: str, **given: Any) -> int:
     """Bring the bucket's changes here.
 
     What it replaces or deletes goes to the trash first. PATH goes with --resolve.
     """
+    if at:
+        return _pull_at(ctx, at, given, restore_deleted=restore_deleted)
     return _run(ctx, "pull", given, restore_deleted=restore_deleted)
 
 
@@ -103,6 +106,32 @@ def _run(ctx: click.Context, command: str, given: dict[str, Any], **own: Any) ->
         )
     with open_project(settings) as project:
         report = project.push(**options) if command == "push" else project.pull(**options)
+    print_run(report, settings)
+    return report.exit_code
+
+
+def _pull_at(ctx: click.Context, at: str, given: dict[str, Any], *, restore_deleted: bool) -> int:
+    settings = settings_of(ctx)
+    for name, value in (
+        ("--resolve", given["resolve"]),
+        ("--restore-deleted", restore_deleted),
+        ("--checksum", given["checksum"]),
+    ):
+        if value:
+            raise UsageError(
+                f"{name} and --at exclude each other", "--at compares with a snapshot, not the base"
+            )
+    with open_project(settings) as project:
+        report = project.pull_at(
+            at,
+            choose_mode(ctx, given),
+            only=[*split_names("--only", given["only"]), *read_paths(given["files_from"])],
+            exclude=list(given["exclude"]),
+            groups=split_names("--with", given["groups"]),
+            delete_unknown=given["delete_unknown"],
+            dry_run=given["dry_run"],
+            max_delete=given["max_delete"],
+        )
     print_run(report, settings)
     return report.exit_code
 

@@ -35,45 +35,53 @@ class Replacer:
         self._same_stat = same_stat
         self._mounts: dict[int, int] = {}
 
-    def replace(self, source: str, path: Path, *, expected: Stat | None, run: str) -> tuple[Stat, str | None]:
-        """Rename ``source``, a name in staging, over ``path`` if that still is what the plan saw.
+    def replace(
+        self, source: str, path: Path, *, expected: Stat | None, keep_as: str, source_dir: int | None = None
+    ) -> tuple[Stat, bool]:
+        """Rename ``source`` over ``path`` if that still is what the plan saw.
+
+        Args:
+            source: a name in staging, or in the open folder ``source_dir``.
+            keep_as: the name below the trash, ``RUN/NAME``, for what was there.
 
         Returns:
-            The new stat, and the name below the trash of what was there (None: nothing was).
+            The new stat, and whether anything was there and is in the trash now.
 
         Raises:
             TargetChanged, TargetBlocked: as the names say; what is at the path was not touched.
             ManifestSyncError: the disk is full or failed; what is at the path was not touched.
         """
         folder, name = self._split(path)
-        source_dir, source_name = self._area.staging, os.fsencode(source)
+        origin = self._area.staging if source_dir is None else source_dir
+        source_dir, source_name = origin, os.fsencode(source)
         try:
             parent = self._folders.make(folder)
             self._check(parent, name, path, expected)
             if self._folders.device(folder) != self._area.device:
-                source_dir, source_name = self._carry(folder, source_name)
+                source_dir, source_name = self._carry(folder, source_name, origin)
                 parent = self._folders.open(folder)
             if expected is None:
                 rename_new(source_name, source_dir, name, parent)
-                stored = None
             else:
-                stored = self._link_to_trash(parent, name, path, run)
+                run, _, kept = keep_as.partition("/")
+                self._link_to_trash(parent, name, path, run, os.fsencode(kept))
                 try:
                     os.rename(source_name, name, src_dir_fd=source_dir, dst_dir_fd=parent)
                 except OSError:
-                    os.unlink(os.path.basename(stored), dir_fd=self._area.trash(run))
+                    os.unlink(kept, dir_fd=self._area.trash(run))
                     raise
-            return to_stat(os.stat(name, dir_fd=parent, follow_symlinks=False)), stored
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return to_stat(found), expected is not None
         except OSError as error:
-            if source_dir != self._area.staging:
+            if source_dir != origin:
                 _unlink_quietly(source_name, source_dir)
             raise self._failure(path, error) from error
 
-    def remove(self, path: Path, *, expected: Stat | None, run: str) -> str:
+    def remove(self, path: Path, *, expected: Stat | None, keep_as: str) -> None:
         """Move a file to the trash if it still is what the plan saw; folders left empty go too.
 
-        Returns:
-            The name below the trash.
+        Args:
+            keep_as: its name below the trash, ``RUN/NAME``.
 
         Raises:
             TargetChanged, TargetBlocked, ManifestSyncError: as for `replace`.
@@ -84,7 +92,8 @@ class Replacer:
             before = self._check(parent, name, path, expected)
             if before is None:
                 raise TargetChanged(path, "nothing is there any more")
-            stored = self._move_to_trash(parent, name, path, run, before)
+            run, _, kept = keep_as.partition("/")
+            self._move_to_trash(parent, name, path, run, os.fsencode(kept), before)
         except (FileNotFoundError, NotADirectoryError):
             raise TargetChanged(path, "nothing is there any more") from None
         except OSError as error:
@@ -92,7 +101,6 @@ class Replacer:
                 raise TargetChanged(path, "it lies behind a symlink now") from None
             raise self._failure(path, error) from error
         self._folders.prune(folder)
-        return stored
 
     @staticmethod
     def _split(path: Path) -> tuple[Path, bytes]:
@@ -113,62 +121,52 @@ class Replacer:
             raise TargetChanged(path, "it has changed since it was looked at")
         return found
 
-    def _link_to_trash(self, parent: int, name: bytes, path: Path, run: str) -> str:
+    def _link_to_trash(self, parent: int, name: bytes, path: Path, run: str, kept: bytes) -> None:
         """A second name for the old content: the path itself is never without any."""
         trash = self._area.trash(run)
         before = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        while True:
-            kept = self._area.next_name()
-            try:
-                os.link(name, kept, src_dir_fd=parent, dst_dir_fd=trash, follow_symlinks=False)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                _copy(name, parent, kept, trash)
-            break
+        try:
+            os.link(name, kept, src_dir_fd=parent, dst_dir_fd=trash, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _copy(name, parent, kept, trash)
         after = os.stat(kept, dir_fd=trash, follow_symlinks=False)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             os.unlink(kept, dir_fd=trash)
             raise TargetChanged(path, "it changed just now")
-        return f"{run}/{kept.decode()}"
 
-    def _move_to_trash(self, parent: int, name: bytes, path: Path, run: str, before: Stat) -> str:
+    def _move_to_trash(
+        self, parent: int, name: bytes, path: Path, run: str, kept: bytes, before: Stat
+    ) -> None:
         """Move what is there, whatever it is by now, and put it back if it is not what was looked at."""
         trash = self._area.trash(run)
-        while True:
-            kept = self._area.next_name()
-            try:
-                rename_new(name, parent, kept, trash)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                _copy(name, parent, kept, trash)
-                self._check(parent, name, path, before)
-                os.unlink(name, dir_fd=parent)
-                break
-            after = look(trash, kept, follow=False)
-            # A followed link was looked at through its target: only the link moves.
-            if (
-                after is not None
-                and not (self._follow and st.S_ISLNK(after.mode))
-                and (after.size, after.mtime_ns, after.inode, after.mode)
-                != (before.size, before.mtime_ns, before.inode, before.mode)
-            ):
-                rename_new(kept, trash, name, parent)
-                raise TargetChanged(path, "it changed just now")
-            break
-        return f"{run}/{kept.decode()}"
+        try:
+            rename_new(name, parent, kept, trash)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(name, parent, kept, trash)
+            self._check(parent, name, path, before)
+            os.unlink(name, dir_fd=parent)
+            return
+        after = look(trash, kept, follow=False)
+        # A followed link was looked at through its target: only the link moves.
+        if (
+            after is not None
+            and not (self._follow and st.S_ISLNK(after.mode))
+            and (after.size, after.mtime_ns, after.inode, after.mode)
+            != (before.size, before.mtime_ns, before.inode, before.mode)
+        ):
+            rename_new(kept, trash, name, parent)
+            raise TargetChanged(path, "it changed just now")
 
-    def _carry(self, folder: Path, source: bytes) -> tuple[int, bytes]:
-        """Copy a staged file to the filesystem mounted at or above ``folder``, so that it can be renamed."""
+    def _carry(self, folder: Path, source: bytes, origin: int) -> tuple[int, bytes]:
+        """Copy a file of ours to the filesystem mounted at or above ``folder``, so that it can be renamed."""
         staging = self._mount_staging(folder)
         carried = secrets.token_hex(8).encode()
         try:
-            _copy(source, self._area.staging, carried, staging)
+            _copy(source, origin, carried, staging)
         except OSError:
             _unlink_quietly(carried, staging)
             raise

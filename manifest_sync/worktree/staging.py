@@ -30,7 +30,6 @@ class Area:
         self.device = os.fstat(self.staging).st_dev
         self._run = ""
         self._trash = -1
-        self._next = 0
 
     def trash(self, run: str) -> int:
         """A descriptor of the trash folder of a run, valid until another run's is asked for."""
@@ -40,14 +39,8 @@ class Area:
             if self._trash >= 0:
                 os.close(self._trash)
             self._trash = os.open(folder, _OPEN)
-            self._next = len(os.listdir(self._trash))
             self._run = run
         return self._trash
-
-    def next_name(self) -> bytes:
-        """A name that this run's trash folder has not had from here yet."""
-        self._next += 1
-        return b"%d" % (self._next - 1)
 
     def clean(self) -> None:
         """Remove what killed runs left in staging."""
@@ -66,7 +59,7 @@ class Area:
         self._run = ""
 
     def __del__(self) -> None:
-        if hasattr(self, "_next"):
+        if hasattr(self, "_trash"):
             self.close()
 
 

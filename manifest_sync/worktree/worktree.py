@@ -21,6 +21,7 @@ from manifest_sync.worktree.scan import Known, Listing, Scanner
 from manifest_sync.worktree.staging import Area, Staged, Staging
 from manifest_sync.worktree.syscalls import sync_filesystem
 from manifest_sync.worktree.traits import Traits, probe_filesystem
+from manifest_sync.worktree.trash import RunWriter, Trash
 
 _TICK_SECONDS = 3.0
 
@@ -228,19 +229,32 @@ class Worktree:
         except OSError as error:
             raise disk_failure(os.fsencode(area.staging_path), error) from error
 
-    def trash_path(self, stored: str) -> str:
-        """Where something lies that `replace` or `remove` put into the trash under the name ``stored``."""
-        return os.path.join(self._area().trash_path, stored)
+    def trash(self) -> Trash:
+        """What runs took away."""
+        return Trash(self._area())
+
+    def begin_run(self, command: str, time: str) -> RunWriter:
+        """Begin the record of a run that changes the tree or the base.
+
+        Args:
+            command: what a person would type.
+            time: RFC 3339.
+
+        Raises:
+            ManifestSyncError: the disk is full or failed.
+        """
+        return RunWriter(self._area(), command, time)
 
     def replace(
-        self, staged: Staged, path: Path, *, mtime_ns: int, mode: int, expected: Stat | None, run: str
-    ) -> tuple[Stat, str | None]:
+        self, staged: Staged, path: Path, *, mtime_ns: int, mode: int, expected: Stat | None, keep_as: str
+    ) -> tuple[Stat, bool]:
         """Put a staged file at ``path`` if that still is what ``expected`` says (None: nothing is there).
 
         Missing folders are made. Of ``mode`` only the permission bits are taken, never setuid and the like.
+        What was there is kept in the trash under the name ``keep_as`` (see `RunWriter.slot`).
 
         Returns:
-            The new stat, and the name in the trash of what was there (None: nothing was).
+            The new stat, and whether anything was there.
 
         Raises:
             TargetChanged, TargetBlocked: as the names say; what is at the path was not touched.
@@ -254,11 +268,11 @@ class Worktree:
             raise TargetBlocked(path, "this system cannot keep its time") from None
         except OSError as error:
             raise disk_failure(path, error) from error
-        return self._replacer().replace(staged.name, path, expected=expected, run=run)
+        return self._replacer().replace(staged.name, path, expected=expected, keep_as=keep_as)
 
     def replace_symlink(
-        self, target: bytes, path: Path, *, expected: Stat | None, run: str
-    ) -> tuple[Stat, str | None]:
+        self, target: bytes, path: Path, *, expected: Stat | None, keep_as: str
+    ) -> tuple[Stat, bool]:
         """Put a symlink at ``path``; otherwise as `replace`. It is refused unless symlinks are kept."""
         if self._symlinks != "keep":
             raise TargetBlocked(path, "it is a symlink, and the configuration does not keep symlinks")
@@ -271,21 +285,37 @@ class Worktree:
                 raise disk_failure(path, error) from error
             raise TargetBlocked(path, "its target cannot be a symlink's") from None
         try:
-            return self._replacer().replace(name, path, expected=expected, run=run)
+            return self._replacer().replace(name, path, expected=expected, keep_as=keep_as)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
 
-    def remove(self, path: Path, *, expected: Stat | None, run: str) -> str:
-        """Move a file to the trash if it still is what ``expected`` says; folders left empty go too.
+    def put_back(
+        self, run: str, number: int, path: Path, *, expected: Stat | None, keep_as: str
+    ) -> tuple[Stat, bool]:
+        """Move to ``path`` what a step of an earlier run took away, with its time and permissions.
 
-        Returns:
-            The name in the trash.
+        Otherwise as `replace`.
+        """
+        # A descriptor of its own: the area keeps one trash folder open, and this run's is needed too.
+        source_dir = os.dup(self._area().trash(run))
+        try:
+            found = self._replacer().replace(
+                str(number), path, expected=expected, keep_as=keep_as, source_dir=source_dir
+            )
+        finally:
+            os.close(source_dir)
+        # Where it had to be copied to another filesystem it is still there.
+        self.trash().discard(run, number)
+        return found
+
+    def remove(self, path: Path, *, expected: Stat | None, keep_as: str) -> None:
+        """Move a file to the trash if it still is what ``expected`` says; folders left empty go too.
 
         Raises:
             TargetChanged, TargetBlocked, ManifestSyncError: as for `replace`.
         """
-        return self._replacer().remove(path, expected=expected, run=run)
+        self._replacer().remove(path, expected=expected, keep_as=keep_as)
 
     def _area(self) -> Area:
         if self._own_area is None:

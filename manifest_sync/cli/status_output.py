@@ -1,0 +1,116 @@
+"""What ``status`` and ``trash`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from manifest_sync.cli.options import Settings
+from manifest_sync.cli.output import (
+    CASES,
+    MOST_PATHS,
+    RESOLVE,
+    human_size,
+    number,
+    path_lines,
+    plural,
+    print_lines,
+    rfc3339,
+    skipped_lines,
+)
+from manifest_sync.model import Path, display, json_path
+from manifest_sync.report import Conflict, Side, StatusReport
+
+if TYPE_CHECKING:
+    from manifest_sync.trash import EmptyReport, RunTrash
+
+
+def print_status(report: StatusReport, settings: Settings) -> None:
+    """The drift, one group a case, with the command that settles it."""
+    sides = {conflict.path: conflict for conflict in report.conflicts}
+    lines: list[str] = []
+    conflict = False
+    for case in chain(CASES, sorted(set(report.cases) - set(CASES))):
+        paths = report.cases.get(case, [])
+        if not paths:
+            continue
+        _, heading, way = CASES.get(case, ("", case, ""))
+        conflict = conflict or heading.startswith("conflict")
+        lines.append(f"{heading}: {number(len(paths))}{'; ' + way if way else ''}")
+        lines += path_lines(paths, settings, lambda path: _with_sides(path, sides.get(path)))
+    if conflict:
+        lines.append(RESOLVE)
+    lines += skipped_lines(report.skipped, settings)
+    if settings.quiet:
+        print_lines(lines)
+        return
+    if report.dropped:
+        count = len(report.dropped)
+        lines.append(f"{number(count)} dropped here; `restore PATH` brings them back")
+        if settings.verbose:
+            lines += path_lines(report.dropped, settings, display)
+    seen = "the bucket as it was last seen, " if report.offline else ""
+    verdict = "" if report.has_drift else "no drift: "
+    lines.append(f"{verdict}{number(report.unchanged)} unchanged; {seen}sequence {report.sequence}")
+    if report.trash_files:
+        lines.append(f"{number(report.trash_files)} in the trash, {human_size(report.trash_bytes)}")
+    if report.trash_sole:
+        lines.append("of these, not in the bucket:")
+        lines += path_lines(report.trash_sole, settings, display)
+    print_lines(lines)
+
+
+def _with_sides(path: Path, conflict: Conflict | None) -> str:
+    if conflict is None:
+        return display(path)
+    here, there = _side(conflict.local), _side(conflict.remote)
+    return f"{display(path)}\n    here:   {here}\n    bucket: {there}"
+
+
+def _side(side: Side | None) -> str:
+    if side is None:
+        return "nothing"
+    text = f"{human_size(side.size)}, changed {rfc3339(side.mtime_ns)}"
+    return f"{text}, sent by {side.host} {side.time}" if side.time else text
+
+
+def print_trash(runs: Sequence[RunTrash], settings: Settings) -> None:
+    """The runs, newest first, and the files of each."""
+    lines: list[str] = []
+    for run in runs:
+        undone = ", undone" if run.undone else ""
+        count = len(run.files)
+        size = f"{number(count)} file{plural(count)}, {human_size(run.bytes)}"
+        lines.append(f"{run.header.run}  {run.header.time}  {run.header.command}: {size}{undone}")
+        shown = run.files if settings.verbose else run.files[:MOST_PATHS]
+        lines += [f"  {'*' if kept.is_sole else ' '} {display(kept.path)}" for kept in shown]
+        if len(shown) < count:
+            lines.append(f"    and {number(count - len(shown))} more (-v lists all)")
+    if any(kept.is_sole for run in runs for kept in run.files):
+        lines.append("* the bucket does not hold this content: it stays until `trash empty --sole`")
+    print_lines(lines or ["the trash is empty"])
+
+
+def trash_json(run: RunTrash) -> dict[str, Any]:
+    """One run of ``trash list --json``."""
+    return {
+        "run": run.header.run,
+        "command": run.header.command,
+        "time": run.header.time,
+        "undone": run.undone,
+        "bytes": run.bytes,
+        "files": [
+            {"path": json_path(kept.path), "size": kept.size, "sole": kept.is_sole} for kept in run.files
+        ],
+    }
+
+
+def print_empty(report: EmptyReport, settings: Settings) -> None:
+    """What ``trash empty`` did."""
+    lines = [f"{number(report.files)} file{plural(report.files)} removed, {human_size(report.bytes)}"]
+    if report.kept_sole:
+        count = len(report.kept_sole)
+        lines.append(f"{number(count)} kept: the bucket does not hold them (--sole removes them too)")
+        lines += path_lines(report.kept_sole, settings, display)
+    print_lines(lines)

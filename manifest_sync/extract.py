@@ -1,0 +1,106 @@
+"""Extract: write files of a snapshot into another folder, at their own paths. The tree stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from manifest_sync import observe
+from manifest_sync.fetch import MissingContent
+from manifest_sync.index import NOWHERE, Row
+from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
+from manifest_sync.manifest import Manifest
+from manifest_sync.model import Entry, EntryType, Path, State, file_state, is_below
+from manifest_sync.report import RunReport
+from manifest_sync.restore import not_in_snapshot
+from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import (
+    Changing,
+    Staged,
+    TargetBlocked,
+    TargetChanged,
+    Unreadable,
+    Vanished,
+    Worktree,
+)
+
+
+def extract(ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Worktree) -> RunReport:
+    """Write the files at or below ``paths`` of a snapshot into the folder of ``target``.
+
+    What is there already is left as it is, and is a conflict unless it is the same.
+
+    Raises:
+        UsageError: the snapshot has nothing at one of the paths.
+        ManifestSyncError: anything else that stopped the run; every file is whole.
+    """
+    report = RunReport("restore", "")
+    wanted = _wanted(ws, manifest, paths, target, report)
+    target.make_root()
+    ws.progress.begin("transfer", files=len(wanted))
+    for window in iter_windows(wanted):
+        check_space(target, window)
+        with target.stage() as staging:
+            try:
+                staged = stage_entries(ws, ws.repository.store, staging, [entry for _, entry in window])
+            except MissingContent as missing:
+                raise missing.as_damage(ws.repository.store.location) from None
+            staging.sync()
+            for _, entry in window:
+                _write(target, entry, staged, report)
+                ws.progress.advance("transfer", files=1)
+            target.sync()
+    ws.progress.end("transfer")
+    report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
+    return report
+
+
+def _wanted(
+    ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Worktree, report: RunReport
+) -> list[Wanted]:
+    wanted: list[Wanted] = []
+    missing = dict.fromkeys(paths)
+    scope = Scope(tuple(paths))
+    regions = scope.ranges()
+    pages = [page for page in manifest.pages if observe.touches(page, regions)]
+    for _, entries in ws.repository.load_pages(pages):
+        for entry in entries:
+            if not scope.contains(entry.path):
+                continue
+            for path in [path for path in missing if is_below(entry.path, path)]:
+                del missing[path]
+            if target.lstat(entry.path) is None:
+                wanted.append((Row(entry.path, *NOWHERE), entry))
+            elif _state_at(target, entry) == entry.state:
+                report.unchanged += 1
+            else:
+                report.conflicts.append(entry.path)
+    for path in missing:
+        raise not_in_snapshot(path, manifest)
+    return wanted
+
+
+def _write(target: Worktree, entry: Entry, staged: dict[Path, Staged], report: RunReport) -> None:
+    try:
+        if entry.type is EntryType.SYMLINK:
+            target.replace_symlink(entry.target, entry.path, expected=None, keep_as="")
+        else:
+            file = staged[entry.path]
+            mtime_ns, mode = entry.mtime_ns, entry.mode
+            target.replace(file, entry.path, mtime_ns=mtime_ns, mode=mode, expected=None, keep_as="")
+    except TargetChanged:
+        report.conflicts.append(entry.path)
+    except TargetBlocked as error:
+        report.skipped.append((entry.path, error.reason))
+    else:
+        report.new += 1
+        report.bytes += entry.size
+
+
+def _state_at(target: Worktree, entry: Entry) -> State | None:
+    try:
+        if entry.type is EntryType.SYMLINK:
+            return entry.state if target.read_link(entry.path) == entry.target else None
+        return file_state(*target.hash_file(entry.path))
+    except (Changing, Unreadable, Vanished):
+        return None

@@ -1,0 +1,296 @@
+"""Changing the tree: files are brought and taken away, each step recorded before it is taken.
+
+The order is what makes it safe (P5, P7, P8). For some thousand paths at a time: fetch and verify into
+temporary files, sync them once, write the steps into the run's record and sync it, note in the index where
+the record goes on (the journal), look again at each target, move the old content to the trash and the new one
+into place, sync, and record stat cache and base in one transaction. A kill anywhere leaves each path whole,
+and `settle` finds out what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+from manifest_sync import observe
+from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
+from manifest_sync.fetch import MissingContent, fetch
+from manifest_sync.index import Row
+from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
+from manifest_sync.runrecord import Step
+from manifest_sync.scope import Scope
+from manifest_sync.stores.base import Store
+from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import RunWriter, Staged, Staging, TargetBlocked, TargetChanged, Worktree
+
+WINDOW_FILES = 4096
+WINDOW_BYTES = 256 * 1024 * 1024
+JOURNAL = "journal"
+"""Index note: run and number of the first step that may have been taken and is not recorded yet."""
+
+Wanted = tuple[Row, Entry]
+"""What is at a path now, and the entry that is to be there. The row's path is the one that is written."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Landing:
+    """One run's changes to the tree and to the base; a context manager that closes its record.
+
+    ``command`` is what a person would type, for the record.
+    """
+
+    ws: Workspace
+    command: str
+    run: str = ""
+    """Name of the run's folder in the trash; '' when nothing was done."""
+    brought: int = 0
+    removed: int = 0
+    bytes: int = 0
+    changed: list[Path] = field(default_factory=list)
+    """Targets that were no longer what the plan saw: left as they are."""
+    skipped: dict[Path, str] = field(default_factory=dict)
+    _writer: RunWriter | None = None
+    _wrote: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run's record holds so far."""
+        return self._writer.steps if self._writer is not None else 0
+
+    def __enter__(self) -> Self:
+        self.ws.worktree.make_root()
+        self.ws.worktree.clean_staging()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def bring(self, wanted: Iterable[Wanted], *, becomes_base: bool = True) -> None:
+        """Put entries in place, in the order given.
+
+        Args:
+            becomes_base: False: the base stays, so that what is brought counts as a local edit.
+
+        Raises:
+            MissingContent: the bucket does not hold what an entry names.
+            SafetyLimit: the disk is too small for the next files.
+            ManifestSyncError: the disk failed; every path is whole, old or new.
+        """
+        for window in iter_windows(wanted):
+            check_space(self.ws.worktree, window)
+            with self.ws.worktree.stage() as staging:
+                staged = stage_entries(self.ws, self.ws.repository.store, staging, [e for _, e in window])
+                staging.sync()
+                self._place(window, staged, becomes_base=becomes_base)
+
+    def _place(self, window: Sequence[Wanted], staged: dict[Path, Staged], *, becomes_base: bool) -> None:
+        steps = [
+            Step(row.path, row.local, row.base, entry.state, entry.state if becomes_base else row.base)
+            for row, entry in window
+        ]
+
+        def place(number: int, slot: str) -> Stat:
+            row, entry = window[number]
+            worktree = self.ws.worktree
+            if entry.type is EntryType.SYMLINK:
+                return worktree.replace_symlink(entry.target, row.path, expected=row.stat, keep_as=slot)[0]
+            stat, _ = worktree.replace(
+                staged[row.path],
+                row.path,
+                mtime_ns=entry.mtime_ns,
+                mode=entry.mode,
+                expected=row.stat,
+                keep_as=slot,
+            )
+            self.bytes += entry.size
+            return stat
+
+        def record(done: list[tuple[int, Stat]]) -> None:
+            self.ws.index.put_local((steps[n].path, stat, steps[n].after, 2) for n, stat in done)
+
+        self.brought += self._take(steps, place, record, "transfer")
+        self._wrote = True
+
+    def remove(self, rows: Sequence[Row], base_after: Callable[[Row], State | None] = lambda _: None) -> None:
+        """Move files to the trash.
+
+        Args:
+            base_after: what becomes base of each; by default it is forgotten.
+        """
+        for start in range(0, len(rows), WINDOW_FILES):
+            batch = rows[start : start + WINDOW_FILES]
+            steps = [Step(row.path, row.local, row.base, None, base_after(row)) for row in batch]
+
+            def take(number: int, slot: str, batch: Sequence[Row] = batch) -> None:
+                row = batch[number]
+                self.ws.worktree.remove(row.path, expected=row.stat, keep_as=slot)
+
+            def record(done: list[tuple[int, None]], steps: Sequence[Step] = steps) -> None:
+                self.ws.index.forget_local([steps[n].path for n, _ in done])
+
+            self.removed += self._take(steps, take, record)
+
+    def put_back(self, source: str, back: Sequence[tuple[int, Row, Step]]) -> None:
+        """Put back what an earlier run took away.
+
+        Args:
+            source: that run.
+            back: the number of the step there, what is at the path now, and the step that undoes it.
+        """
+        for start in range(0, len(back), WINDOW_FILES):
+            batch = back[start : start + WINDOW_FILES]
+            steps = [step for _, _, step in batch]
+
+            def place(number: int, slot: str, batch: Sequence[tuple[int, Row, Step]] = batch) -> Stat:
+                kept, row, step = batch[number]
+                worktree = self.ws.worktree
+                return worktree.put_back(source, kept, step.path, expected=row.stat, keep_as=slot)[0]
+
+            def record(done: list[tuple[int, Stat]], steps: Sequence[Step] = steps) -> None:
+                self.ws.index.put_local(
+                    (steps[n].path, stat, steps[n].after, 0 if steps[n].after == UNREAD else 2)
+                    for n, stat in done
+                )
+
+            self.brought += self._take(steps, place, record)
+        self._wrote = True
+
+    def set_base(self, changes: Sequence[tuple[Row, State | None]]) -> None:
+        """Change the base alone; the files stay as they are."""
+        if changes:
+            self._note([Step(row.path, row.local, row.base, row.local, base) for row, base in changes])
+            self.ws.index.set_base((row.path, base) for row, base in changes)
+
+    def finish(self, scope: Scope) -> None:
+        """Trust what was written: once the filesystem's clock has moved on, an unmoved stat proves that it is
+        what is there, so that a pull is not followed by reading everything."""
+        if self._wrote:
+            self.ws.worktree.tick()
+            observe.scan(self.ws, scope, confirm=True)
+
+    def _note(self, steps: Sequence[Step]) -> tuple[RunWriter, int]:
+        if self._writer is None:
+            self._writer = self.ws.worktree.begin_run(self.command, self.ws.timestamp())
+            self.run = self._writer.run
+        return self._writer, self._writer.note(steps)
+
+    def _take(
+        self,
+        steps: Sequence[Step],
+        take: Callable[[int, str], T],
+        record: Callable[[list[tuple[int, T]]], None],
+        stage: str = "",
+    ) -> int:
+        """Record the steps, take each, and record what came of it; how many were taken."""
+        index = self.ws.index
+        writer, first = self._note(steps)
+        index.set_meta(JOURNAL, f"{self.run} {first}")
+        done: list[tuple[int, T]] = []
+        try:
+            for number, step in enumerate(steps):
+                try:
+                    result = take(number, writer.slot(first + number))
+                except TargetChanged:
+                    self.changed.append(step.path)
+                except TargetBlocked as error:
+                    self.skipped[step.path] = error.reason
+                else:
+                    done.append((number, result))
+                    if stage:
+                        self.ws.progress.advance(stage, files=1)
+        finally:
+            # Also when the disk fills up half-way: what was done is recorded, its old content too.
+            self.ws.worktree.sync()
+            with index.transaction():
+                record(done)
+                index.set_base((steps[n].path, steps[n].base_after) for n, _ in done)
+                index.set_meta(JOURNAL, None)
+        return len(done)
+
+
+def settle(ws: Workspace) -> None:
+    """A run that was killed between its steps and their record: what is on disk as meant gets its base."""
+    noted = ws.index.get_meta(JOURNAL)
+    if noted is None:
+        return
+    run, _, first = noted.partition(" ")
+    done: list[tuple[Path, State | None]] = []
+    kept: list[Path] = []
+    try:
+        for _, step in ws.worktree.trash().steps(run, int(first)):
+            found = observe.read_state(ws, step.path)
+            if found == step.after:
+                done.append((step.path, step.base_after))
+            elif found is not None:
+                kept.append(step.path)
+    except (FormatError, ManifestSyncError):
+        # The record went with the trash: then nothing is known, and nothing is assumed.
+        done = []
+    with ws.index.transaction():
+        ws.index.set_base(done)
+        # A drop that did not come to this file: it was never out of the way.
+        ws.index.undrop(kept)
+        ws.index.set_meta(JOURNAL, None)
+
+
+def iter_windows(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Some thousand files, or some hundred megabytes, at a time."""
+    window: list[Wanted] = []
+    size = 0
+    for pair in wanted:
+        window.append(pair)
+        size += pair[1].size
+        if len(window) >= WINDOW_FILES or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def check_space(worktree: Worktree, window: Sequence[Wanted]) -> None:
+    """Raises `SafetyLimit` unless the disk holds the next files beside those they replace."""
+    needed = sum(entry.size for _, entry in window)
+    free = worktree.free_bytes()
+    if needed > free:
+        raise SafetyLimit(
+            f"{worktree.root}: not enough space: {needed} bytes are needed next, {free} are free",
+            "free some space and run the same command again; it carries on where it stopped",
+        )
+
+
+def stage_entries(
+    ws: Workspace, store: Store, staging: Staging, entries: Sequence[Entry]
+) -> dict[Path, Staged]:
+    """The contents of ``entries`` as temporary files, each chunk and each whole file verified (P17).
+
+    Raises:
+        MissingContent: the bucket does not hold what an entry names.
+        ManifestSyncError: the disk is full or failed.
+    """
+    staged: dict[Path, Staged] = {}
+    left: dict[Path, int] = {}
+    for entry in entries:
+        left[entry.path] = len(entry.chunks)
+        if entry.type is EntryType.FILE and not entry.chunks:
+            staged[entry.path] = staging.create()
+            staged[entry.path].close()
+    for piece in fetch(store, entries, jobs=ws.jobs):
+        path = piece.entry.path
+        file = staged.get(path)
+        if file is None:
+            file = staged[path] = staging.create()
+        file.write_at(piece.offset, piece.data)
+        ws.progress.advance("transfer", bytes_=len(piece.data))
+        left[path] -= 1
+        if not left[path]:
+            if len(piece.entry.chunks) > 1 and file.hash() != piece.entry.hash:
+                raise MissingContent(path, "its page", "the chunks do not make up the file's hash")
+            file.close()
+    return staged

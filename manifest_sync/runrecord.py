@@ -1,0 +1,122 @@
+"""The record of one run: what it does to the tree and to the base, path by path, so that `undo` can take it
+back. Pure; never leaves this machine.
+
+The record is written down and synced before the steps it names are taken, beside the content that they
+replace, so that it survives a kill at any moment and the loss of the index. It is one JSON line for the run
+and one for each step::
+
+    {"command":"pull --copy","format":1,"run":"12","time":"2026-11-20T10:15:00Z"}
+    ["exp/a.json",BEFORE,BASE,AFTER,BASE_AFTER]
+
+States are hexadecimal (see `manifest_sync.model.State`) or null for absent; a path that is not UTF-8 is
+``{"b64": …}``. Whatever the step numbered n took away lies beside the record under the name n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from manifest_sync import canonical
+from manifest_sync.errors import FormatError
+from manifest_sync.model import HASH_LENGTH, Path, State
+from manifest_sync.pathrules import check_path
+
+FORMAT = 1
+MAX_LINE = 32 << 10
+"""Most bytes of a line: the longest path in base64 and four states fit many times."""
+
+_KINDS = (b"f", b"x", b"l")
+_SPECIAL_STATES = (b"", b"o")
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """Which run it was: its number, the command as a person would type it, and when (RFC 3339)."""
+
+    run: str
+    command: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a run does with one path: local state and base, before and after. None is absent."""
+
+    path: Path
+    before: State | None
+    base: State | None
+    after: State | None
+    base_after: State | None
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    command: str
+    format: int
+    run: str
+    time: str
+
+
+_PathText = str | dict[str, str]
+_StateText = str | None
+_Line = tuple[_PathText, _StateText, _StateText, _StateText, _StateText]
+_header_decoder = msgspec.json.Decoder(_Header)
+_step_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
+
+
+def encode_header(header: RunHeader) -> bytes:
+    """The first line of a record, with its newline."""
+    return canonical.encode_trusted(_Header(header.command, FORMAT, header.run, header.time)) + b"\n"
+
+
+def parse_header(line: bytes) -> RunHeader:
+    """The run that a first line names. Raises `FormatError`."""
+    try:
+        found = _header_decoder.decode(line[:MAX_LINE])
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise FormatError(f"the record of a run is damaged: {error}") from None
+    if found.format != FORMAT:
+        raise FormatError(f"the record of run {found.run[:60]!r} has format {found.format}, not {FORMAT}")
+    return RunHeader(found.run, found.command, found.time)
+
+
+def encode_step(step: Step) -> bytes:
+    """A line of a record, with its newline."""
+    text = canonical.to_text(step.path)
+    path = {"b64": canonical.to_base64(step.path)} if text is None else text
+    states = [None if s is None else s.hex() for s in (step.before, step.base, step.after, step.base_after)]
+    return canonical.encode_trusted([path, *states]) + b"\n"
+
+
+def parse_step(line: bytes) -> Step:
+    """The step that a line names. Raises `FormatError`."""
+    if len(line) > MAX_LINE:
+        raise FormatError("the record of a run is damaged: a line is too long")
+    try:
+        path_text, *states = _step_decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise FormatError(f"the record of a run is damaged: {error}") from None
+    if isinstance(path_text, str):
+        path = path_text.encode()
+    elif set(path_text) == {"b64"}:
+        path = canonical.parse_base64(path_text["b64"], "the record of a run")
+    else:
+        raise FormatError("the record of a run is damaged: a path is neither text nor base64")
+    reason = check_path(path)
+    if reason:
+        raise FormatError(f"the record of a run is damaged: a path is not allowed: {reason}")
+    before, base, after, base_after = (_parse_state(text) for text in states)
+    return Step(Path(path), before, base, after, base_after)
+
+
+def _parse_state(text: str | None) -> State | None:
+    if text is None:
+        return None
+    try:
+        state = bytes.fromhex(text)
+    except ValueError:
+        raise FormatError("the record of a run is damaged: a state is not hexadecimal") from None
+    if state not in _SPECIAL_STATES and (len(state) != HASH_LENGTH + 1 or state[:1] not in _KINDS):
+        raise FormatError("the record of a run is damaged: a state is out of range")
+    return State(state)

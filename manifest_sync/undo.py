@@ -1,0 +1,165 @@
+"""Undo: take back what a pull, restore or drop did to the tree and to the base, from its record.
+
+read the record → look at each path → put back, take away, or bring again → record base.
+
+A path that is no longer as the run left it is left alone and reported. An undo is a run with a record of its
+own, so it can be undone as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manifest_sync import observe
+from manifest_sync.fetch import MissingContent
+from manifest_sync.index import Row
+from manifest_sync.landing import Landing, Wanted, settle
+from manifest_sync.model import UNREAD, Path, State
+from manifest_sync.report import RunReport
+from manifest_sync.repository import Head
+from manifest_sync.runrecord import RunHeader, Step
+from manifest_sync.scope import Scope
+from manifest_sync.trash import latest_run
+from manifest_sync.workspace import Workspace
+
+_UNDO = "undo"
+
+
+class _Plan:
+    """What undoing a run comes to."""
+
+    def __init__(self) -> None:
+        self.back: list[tuple[int, Row, Step]] = []
+        self.away: list[tuple[Row, State | None]] = []
+        self.again: list[tuple[Row, Step]] = []
+        self.base: list[tuple[Row, State | None]] = []
+        self.changed: list[Path] = []
+
+
+def undo(ws: Workspace, run: str = "") -> RunReport:
+    """Take back a run.
+
+    Args:
+        run: its name; '' for the newest that is neither undone nor an undoing itself.
+
+    Raises:
+        ManifestSyncError: there is no such run, or the disk failed; every path is whole.
+        FormatError: its record is damaged.
+    """
+    observe.check_root(ws)
+    settle(ws)
+    trash = ws.worktree.trash()
+    header = _header(ws, run) if run else latest_run(ws)
+    report = RunReport(_UNDO, "")
+    plan = _plan(ws, header)
+    # Undoing an undo does it again, and that is a run like any other: the next undo takes it back.
+    verb = "redo" if header.command.startswith(f"{_UNDO} ") else _UNDO
+    landing = Landing(ws, f"{verb} {header.run}")
+    head = observe.load_head(ws) if plan.again else None
+    with landing:
+        away = {row.path: base for row, base in plan.away}
+        landing.remove([row for row, _ in plan.away], lambda row: away[row.path])
+        landing.put_back(header.run, plan.back)
+        if head is not None:
+            _bring_again(ws, head, landing, plan, report)
+        landing.set_base(plan.base)
+        landing.finish(Scope.everything())
+    report.new, report.deleted = landing.brought, landing.removed
+    report.bytes, report.run = landing.bytes, landing.run
+    report.conflicts = sorted({*plan.changed, *landing.changed})
+    report.skipped = sorted({**dict(report.skipped), **landing.skipped}.items())
+    if not report.conflicts and not report.skipped and not report.damaged:
+        trash.mark_undone(header.run)
+    return report
+
+
+def _header(ws: Workspace, run: str) -> RunHeader:
+    for header in ws.worktree.trash().runs():
+        if header.run == run:
+            return header
+    # Says that there is none, in the same words everywhere.
+    next(ws.worktree.trash().steps(run), None)
+    return RunHeader(run, "", "")
+
+
+def _plan(ws: Workspace, header: RunHeader) -> _Plan:
+    """Look at each path that the run touched. The last step that touched it counts as how the run left it."""
+    plan = _Plan()
+    trash = ws.worktree.trash()
+    stored = trash.stored(header.run)
+    steps = _merged(list(trash.steps(header.run)))
+    for number, step in steps:
+        row = _look(ws, step.path)
+        back = Step(step.path, row.local, row.base, step.before, step.base)
+        if row.local == step.before:
+            if row.base != step.base:
+                plan.base.append((row, step.base))
+        elif row.local != step.after:
+            # Not as the run left it. A step that was never taken left nothing to take back.
+            if step.after is not None or number in stored:
+                plan.changed.append(step.path)
+        elif step.before is None:
+            plan.away.append((row, step.base))
+        elif number in stored:
+            plan.back.append((number, row, back))
+        else:
+            plan.again.append((row, back))
+    return plan
+
+
+def _merged(steps: list[tuple[int, Step]]) -> Iterator[tuple[int, Step]]:
+    """One step a path: a run that planned again may have touched it twice."""
+    first: dict[Path, tuple[int, Step]] = {}
+    last: dict[Path, Step] = {}
+    for number, step in steps:
+        first.setdefault(step.path, (number, step))
+        last[step.path] = step
+    for path in sorted(first):
+        number, begun = first[path]
+        ended = last[path]
+        yield number, Step(path, begun.before, begun.base, ended.after, ended.base_after)
+
+
+def _look(ws: Workspace, path: Path) -> Row:
+    """A path as it is now: from the disk, with the base that the index has."""
+    known = ws.index.row(path)
+    stat = ws.worktree.lstat(path)
+    if stat is None:
+        local = None
+    elif (
+        known is not None
+        and known.clean == 1
+        and known.stat is not None
+        and known.local != UNREAD
+        and ws.worktree.same_stat(known.stat, stat)
+    ):
+        local = known.local
+    else:
+        local = observe.read_state(ws, path)
+    return Row(path, stat, 0, local, known.base if known else None, known.remote if known else None)
+
+
+def _bring_again(ws: Workspace, head: Head, landing: Landing, plan: _Plan, report: RunReport) -> None:
+    """What is in the trash no more, and was dropped or evicted because the head holds it."""
+    wanted = {step.path: (row, step) for row, step in plan.again}
+
+    def entries() -> Iterator[Wanted]:
+        for page in head.manifest.pages:
+            if not any(page.first <= path <= page.last for path in wanted):
+                continue
+            for entry in ws.repository.load_page(page):
+                asked = wanted.get(entry.path)
+                if asked is not None and asked[1].after == entry.state:
+                    del wanted[entry.path]
+                    yield asked[0], entry
+
+    bases = {step.path: step.base_after for _, step in plan.again}
+    try:
+        landing.bring(entries())
+    except MissingContent as missing:
+        report.damaged.append((missing.path, missing.reason))
+    report.skipped += [
+        (path, "its content is neither in the trash nor in the bucket's current state; see `restore --at`")
+        for path in sorted(wanted)
+    ]
+    landing.set_base([(_look(ws, path), base) for path, base in bases.items() if path not in wanted])
