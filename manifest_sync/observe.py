@@ -101,8 +101,8 @@ def read_state(ws: Workspace, path: Path) -> State | None:
     return file_state(digest, stat)
 
 
-def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
-    """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches.
+def reflect(ws: Workspace, head: Head, scope: Scope | None) -> None:
+    """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches; None: where it was already.
 
     Pages that are reflected but no longer in the head are taken back first; what they covered is then
     read again even outside the scope, so that no row is left with a state of no page.
@@ -113,7 +113,10 @@ def reflect(ws: Workspace, head: Head, scope: Scope) -> None:
     missing = [page for page in head.manifest.pages if page.id not in reflected]
     if not stale and not missing:
         return
-    regions = [*scope_regions(scope), *((first, last + b"\x00") for _, first, last in stale)]
+    regions = [
+        *(scope_regions(scope) if scope is not None else ()),
+        *((first, last + b"\x00") for _, first, last in stale),
+    ]
     wanted = [page for page in missing if touches(page, regions)]
     with ws.index.transaction():
         for page_id, first, last in stale:

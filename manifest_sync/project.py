@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
@@ -14,17 +15,20 @@ from manifest_sync.drop import drop
 from manifest_sync.errors import UsageError
 from manifest_sync.extract import extract
 from manifest_sync.findings import Finding
+from manifest_sync.gc import DEFAULT_MIN_AGE, GcOptions, GcReport, gc
 from manifest_sync.initialize import InitReport, create_or_join
 from manifest_sync.locking import LocalLock
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry
 from manifest_sync.observe import load_head
+from manifest_sync.pins import PinReport, pin, unpin
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.pull import pull
 from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
 from manifest_sync.report import Progress, RunReport, StatusReport
 from manifest_sync.restore import pull_at, restore
+from manifest_sync.retention import parse_retention
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.snapshots import Snapshots
 from manifest_sync.status import ls, status
@@ -35,7 +39,7 @@ from manifest_sync.workspace import Workspace
 
 DEFAULT_ROOT = "experiments"
 
-_Report = TypeVar("_Report", RunReport, StatusReport)
+_Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport)
 
 
 class Project(ProjectFolder):
@@ -185,6 +189,37 @@ class Project(ProjectFolder):
         scope = self.scope([path] if path else [])
         with self.workspace((), must_lock=False) as ws:
             yield from ls(ws, scope)
+
+    def gc(
+        self,
+        *,
+        keep_last: int | None = None,
+        keep_within: timedelta | None = None,
+        min_age: timedelta = DEFAULT_MIN_AGE,
+        repack: bool = True,
+        apply: bool = False,
+    ) -> GcReport:
+        """Free what no retained snapshot needs; without ``apply`` only say what would be freed.
+
+        Args:
+            keep_last: how many snapshots are kept; with neither this nor ``keep_within``: 10 and 30 days.
+            keep_within: snapshots younger than this are kept.
+            min_age: what was written less long ago stays.
+            repack: write packs anew that are mostly dead.
+        """
+        options = GcOptions(parse_retention(keep_last, keep_within), min_age, apply, repack)
+        with self.workspace((), must_lock=apply) as ws:
+            return self._timed(ws, lambda: gc(ws, options))
+
+    def pin(self, snapshot: str, name: str = "") -> PinReport:
+        """Keep a snapshot until it is unpinned; see `Snapshots.find` for what it may be called."""
+        with self.workspace(()) as ws:
+            return self._timed(ws, lambda: pin(ws, snapshot, name))
+
+    def unpin(self, snapshot: str) -> PinReport:
+        """Let go of a pinned snapshot, by its name, sequence number or a prefix of its id."""
+        with self.workspace(()) as ws:
+            return self._timed(ws, lambda: unpin(ws, snapshot))
 
     def rebuild_index(self) -> RunReport:
         """Make the index anew from the tree and the bucket; the old one is kept beside it."""

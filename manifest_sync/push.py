@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from manifest_sync import manifest as fmt
 from manifest_sync import observe, records
 from manifest_sync.decide import Decision, RunOptions, decide
-from manifest_sync.errors import Contended
 from manifest_sync.landing import settle
 from manifest_sync.merge import Change
 from manifest_sync.plan import Verb
+from manifest_sync.races import until_published
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Commit, Head, Raced
 from manifest_sync.scope import Scope
 from manifest_sync.upload import Sent, drop_collected, upload
 from manifest_sync.workspace import Workspace
-
-MAX_RACES = 40
 
 
 def push(ws: Workspace, options: RunOptions) -> RunReport:
@@ -36,23 +34,14 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     settle(ws)
     head = observe.load_head(ws)
     observed = observe.scan(ws, options.scope, checksum=options.checksum)
-    for races in range(MAX_RACES):
-        decision = decide(ws, head, options, observed, report)
+
+    def attempt(current: Head) -> Head | Raced:
+        decision = decide(ws, current, options, observed, report)
         if options.dry_run or not decision.summary.acts:
-            break
-        outcome = _send_and_publish(decision, head, report)
-        if isinstance(outcome, Head):
-            head = outcome
-            break
-        sequence = outcome.head.manifest.sequence
-        ws.progress.note(f"another machine published first (sequence {sequence}); planning again")
-        ws.sleep(1 + ws.jitter(min(2.0**races, 15.0)))
-        head = observe.load_head(ws)
-    else:
-        raise Contended(
-            f"lost the race for the head {MAX_RACES} times; nothing of this push was published",
-            "run it again: what was uploaded is kept and is not sent twice",
-        )
+            return current
+        return _send_and_publish(decision, current, report)
+
+    head = until_published(ws, head, attempt, "run it again: what was uploaded is kept and is not sent twice")
     report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     report.skipped = sorted(observed.skipped.items())
     report.missed = observed.missed

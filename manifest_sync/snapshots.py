@@ -23,7 +23,7 @@ HEAD_WORDS = ("head", "latest")
 
 
 class Snapshots:
-    """The snapshots of one head's chain. Loaded manifests are kept for the life of the object."""
+    """The snapshots of one head's chain. What `find` and `load` load is kept for the life of the object."""
 
     def __init__(self, repository: Repository, head: Head) -> None:
         self._repository = repository
@@ -38,9 +38,13 @@ class Snapshots:
         Raises:
             Damaged: it should be kept and is missing or unreadable.
         """
-        if not manifest.parent or manifest.sequence <= self._head.oldest:
+        if not self.has_parent(manifest.sequence, manifest.parent):
             return None
-        return self._load(manifest.sequence - 1, manifest.parent)
+        return self.read(manifest.sequence - 1, manifest.parent)
+
+    def has_parent(self, sequence: int, parent: str) -> bool:
+        """Whether the ``parent`` of a snapshot of this sequence number is kept."""
+        return bool(parent) and sequence > self._head.oldest
 
     def walk(self) -> Iterator[Manifest]:
         """The head and its ancestors, newest first, down to the oldest that is kept.
@@ -145,17 +149,28 @@ class Snapshots:
     def _load(self, sequence: int, id_: str) -> Manifest:
         found = self._loaded.get(id_)
         if found is None:
-            found = self._repository.load_snapshot(sequence, id_)
-            if found is None:
-                listed = self._listing().get(id_)
-                found = None if listed is None else self._repository.load_snapshot(listed, id_)
-            if found is None:
-                raise Damaged(
-                    f"snapshot {id_[:12]} (sequence {sequence}) is missing from "
-                    f"{self._repository.store.location}",
-                    "the current state is not affected; `manifest-sync verify` names what is",
-                )
-            self._loaded[id_] = found
+            found = self._loaded[id_] = self.read(sequence, id_)
+        return found
+
+    def read(self, sequence: int, id_: str) -> Manifest:
+        """A snapshot, not kept in memory: a long chain of big manifests would fill it.
+
+        Args:
+            sequence: where it most likely is; a listing finds it elsewhere.
+
+        Raises:
+            Damaged: it is missing or unreadable.
+        """
+        found = self._repository.load_snapshot(sequence, id_)
+        if found is None:
+            listed = self._listing().get(id_)
+            found = None if listed is None else self._repository.load_snapshot(listed, id_)
+        if found is None:
+            raise Damaged(
+                f"snapshot {id_[:12]} (sequence {sequence}) is missing from "
+                f"{self._repository.store.location}",
+                "the current state is not affected; `manifest-sync verify` names what is",
+            )
         return found
 
     def _listing(self) -> dict[str, int]:

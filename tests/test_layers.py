@@ -12,18 +12,30 @@ MAX_LINES = 400
 
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
     {"errors", "model", "pathrules", "report", "times", "findings", "bounded"},
-    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
-    {"location", "config", "diff", "plan", "merge", "patterns"},
+    {
+        "canonical",
+        "pack",
+        "chunker",
+        "pagecut",
+        "pages",
+        "keys",
+        "manifest",
+        "records",
+        "runrecord",
+        "pageuse",
+    },
+    {"location", "config", "diff", "plan", "merge", "patterns", "retention"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
     {"page_reader"},
     {"repository", "packer"},
     {"snapshots"},
+    {"trace"},
     {"workspace"},
     {"observe", "fetch", "probe"},
-    {"decide", "upload", "landing"},
-    {"trash", "undo", "drop", "restore", "extract"},
-    {"push", "pull", "status", "rebuild"},
+    {"decide", "upload", "landing", "races"},
+    {"trash", "undo", "drop", "restore", "extract", "repack"},
+    {"push", "pull", "status", "rebuild", "gc", "pins"},
     {"project_folder"},
     {"initialize"},
     {"doctor_local"},
@@ -42,7 +54,8 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
     "rich": {"cli"},
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
-    "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord"
+    "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
+    "pageuse", "retention",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from manifest_sync.cli.doctor_commands import doctor
+from manifest_sync.cli.gc_commands import gc, pin, unpin
 from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import ls, status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
@@ -26,6 +27,7 @@ _SAFE = {
     "restore": "every file is whole, old or new, and nothing was lost",
     "undo": "every file is whole, old or new, and nothing was lost",
     "drop": "what was removed is in the bucket, and nothing was lost",
+    "gc": "every snapshot that is kept is whole; what was not deleted yet goes with the next gc",
     "rebuild-index": "no file and nothing in the bucket was changed",
 }
 _RUN_AGAIN = "run the same command again to carry on"
@@ -149,6 +151,9 @@ _COMMANDS = (
     pull,
     status,
     ls,
+    gc,
+    pin,
+    unpin,
     rebuild_index,
     doctor,
     restore,

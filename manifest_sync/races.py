@@ -1,0 +1,44 @@
+"""Trying again when another machine published first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from manifest_sync import observe
+from manifest_sync.errors import Contended, Damaged
+from manifest_sync.repository import Head, Raced
+from manifest_sync.workspace import Workspace
+
+MAX_RACES = 40
+
+
+def until_published(ws: Workspace, head: Head, attempt: Callable[[Head], Head | Raced], lost: str) -> Head:
+    """Call ``attempt`` with the head, and with the newer one whenever another publish came first.
+
+    What seems damaged may only have been collected since the head was read; so after `Damaged` the head is
+    read again, and the error stands only if it is still the same.
+
+    Args:
+        attempt: publishes upon the head it is given, or returns it when there is nothing to do.
+        lost: what to do about it when the race was lost too often.
+
+    Returns:
+        The head that ``attempt`` returned.
+
+    Raises:
+        Contended: other machines published first, too often.
+    """
+    for races in range(MAX_RACES):
+        try:
+            outcome = attempt(head)
+        except Damaged:
+            outcome = Raced(observe.load_head(ws))
+            if outcome.head.etag == head.etag:
+                raise
+        if isinstance(outcome, Head):
+            return outcome
+        sequence = outcome.head.manifest.sequence
+        ws.progress.note(f"another machine published first (sequence {sequence}); planning again")
+        ws.sleep(1 + ws.jitter(min(2.0**races, 15.0)))
+        head = observe.load_head(ws)
+    raise Contended(f"lost the race for the head {MAX_RACES} times; nothing of this run was published", lost)
