@@ -78,6 +78,7 @@ class _Rewind:
         self._report = report
         self._landing = Landing(ws, command)
         self._observed: Observed
+        self._dropped: frozenset[Path] = frozenset()
         self._missing: set[Path] = set()
         """Paths asked for at which the snapshot has shown nothing yet."""
 
@@ -94,6 +95,9 @@ class _Rewind:
         observe.check_root(ws)
         settle(ws)
         self._observed = observe.scan(ws, self._scope)
+        if not must_have:
+            # Only naming them brings them back.
+            self._dropped = frozenset(ws.index.iter_dropped(self._scope.ranges()))
         self._missing = set(must_have)
         bring: set[Path] = set()
         away: list[Row] = []
@@ -138,6 +142,8 @@ class _Rewind:
                 report.left["new_here"] = report.left.get("new_here", 0) + 1
         elif row.local == entry.state:
             report.unchanged += 1
+        elif row.path in self._dropped:
+            report.left["dropped"] = report.left.get("dropped", 0) + 1
         elif row.local is None:
             report.new += 1
             bring.add(row.path)

@@ -8,8 +8,9 @@ and one for each step::
     {"command":"pull --copy","format":1,"run":"12","time":"2026-11-20T10:15:00Z"}
     ["exp/a.json",BEFORE,BASE,AFTER,BASE_AFTER]
 
-States are hexadecimal (see `manifest_sync.model.State`) or null for absent; a path that is not UTF-8 is
-``{"b64": …}``. Whatever the step numbered n took away lies beside the record under the name n.
+States are hexadecimal (see `manifest_sync.model.State`) or null for absent; a base that equals the state
+before it is ``true``, which it mostly is; a path that is not UTF-8 is ``{"b64": …}``. Whatever the step
+numbered n took away lies beside the record under the name n.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
 _PathText = str | dict[str, str]
 _StateText = str | None
-_Line = tuple[_PathText, _StateText, _StateText, _StateText, _StateText]
+_BaseText = str | bool | None
+_Line = tuple[_PathText, _StateText, _BaseText, _StateText, _BaseText]
 _header_decoder = msgspec.json.Decoder(_Header)
 _step_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
@@ -85,8 +87,14 @@ def encode_step(step: Step) -> bytes:
     """A line of a record, with its newline."""
     text = canonical.to_text(step.path)
     path = {"b64": canonical.to_base64(step.path)} if text is None else text
-    states = [None if s is None else s.hex() for s in (step.before, step.base, step.after, step.base_after)]
-    return canonical.encode_trusted([path, *states]) + b"\n"
+    before, after = _text(step.before), _text(step.after)
+    base = True if step.base == step.before else _text(step.base)
+    base_after = True if step.base_after == step.after else _text(step.base_after)
+    return canonical.encode_trusted([path, before, base, after, base_after]) + b"\n"
+
+
+def _text(state: State | None) -> str | None:
+    return None if state is None else state.hex()
 
 
 def parse_step(line: bytes) -> Step:
@@ -94,7 +102,7 @@ def parse_step(line: bytes) -> Step:
     if len(line) > MAX_LINE:
         raise FormatError("the record of a run is damaged: a line is too long")
     try:
-        path_text, *states = _step_decoder.decode(line)
+        path_text, *texts = _step_decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise FormatError(f"the record of a run is damaged: {error}") from None
     if isinstance(path_text, str):
@@ -106,13 +114,17 @@ def parse_step(line: bytes) -> Step:
     reason = check_path(path)
     if reason:
         raise FormatError(f"the record of a run is damaged: a path is not allowed: {reason}")
-    before, base, after, base_after = (_parse_state(text) for text in states)
+    before, after = _parse_state(texts[0]), _parse_state(texts[2])
+    base = before if texts[1] is True else _parse_state(texts[1])
+    base_after = after if texts[3] is True else _parse_state(texts[3])
     return Step(Path(path), before, base, after, base_after)
 
 
-def _parse_state(text: str | None) -> State | None:
+def _parse_state(text: str | bool | None) -> State | None:
     if text is None:
         return None
+    if isinstance(text, bool):
+        raise FormatError("the record of a run is damaged: a state is not text")
     try:
         state = bytes.fromhex(text)
     except ValueError:

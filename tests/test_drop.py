@@ -54,6 +54,13 @@ def test_restore_brings_it_back(pair: tuple[Machine, Machine]) -> None:
     assert laptop.status().cases == {"deleted_here": [b"exp1/a"]}, "no longer dropped: a deletion is one"
 
 
+def test_an_earlier_state_does_not_bring_it_back(pair: tuple[Machine, Machine]) -> None:
+    _, laptop = pair
+    laptop.project().drop(["exp1"])
+    report = laptop.project().pull_at("1", "full")
+    assert (report.new, report.left) == (0, {"dropped": 2})
+
+
 def test_undo_brings_it_back_from_the_bucket(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     laptop.project().drop(["exp1", "exp2"])

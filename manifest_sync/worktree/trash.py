@@ -30,12 +30,15 @@ class RunWriter:
         self.steps = 0
         """How many steps were written down."""
         self._path = os.path.join(area.trash_path, self.run, RECORD)
+        self._descriptor = -1
+        self._size = 0
         try:
             os.mkdir(os.path.dirname(self._path))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o600)
             self._append(encode_header(RunHeader(self.run, command, time)))
         except OSError as error:
+            self.close()
             raise disk_failure(os.fsencode(self._path), error) from error
 
     def note(self, steps: Iterable[Step]) -> int:
@@ -61,15 +64,21 @@ class RunWriter:
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            # A line cut off must stay the last one: nothing may be written behind it.
+            os.ftruncate(self._descriptor, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            raise
+        self._size += len(data)
 
     def close(self) -> None:
         """Close the record; twice is fine. A run that took no step leaves nothing behind."""
-        if self._descriptor < 0:
-            return
-        os.close(self._descriptor)
-        self._descriptor = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
         if not self.steps:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
