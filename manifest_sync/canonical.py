@@ -36,6 +36,7 @@ class _Codecs(threading.local):
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+        self.summing = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
         self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
 
 
@@ -177,9 +178,18 @@ def parse_base64(text: str, what: str) -> bytes:
     return data
 
 
-def compress(data: bytes) -> bytes:
-    """One zstd frame that declares its content size."""
-    return _codecs.compressor.compress(data)
+def compress(data: bytes, *, checksum: bool = False) -> bytes:
+    """One zstd frame that declares its content size.
+
+    ``checksum``: it ends with a checksum of the content, which a decoder compares: for objects that are not
+    named by a hash.
+    """
+    return (_codecs.summing if checksum else _codecs.compressor).compress(data)
+
+
+def has_checksum(data: bytes) -> bool:
+    """Whether a zstd frame carries a checksum of its content, which `decompress` then has compared."""
+    return zstandard.get_frame_parameters(data).has_checksum
 
 
 def decompress(data: bytes, max_raw: int) -> bytes:

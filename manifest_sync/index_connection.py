@@ -9,7 +9,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -40,6 +40,10 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, BATCH)):
         yield batch
+
+
+class _RollBack(Exception):
+    """Ends a transaction without its writes."""
 
 
 class IndexConnection:
@@ -161,6 +165,13 @@ class IndexConnection:
                 raise
         finally:
             self._depth -= 1
+
+    @contextmanager
+    def rolled_back(self) -> Iterator[None]:
+        """A transaction that leaves nothing behind: what is written inside is undone at its end."""
+        with suppress(_RollBack), self.transaction():
+            yield
+            raise _RollBack
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:

@@ -113,7 +113,7 @@ def encode_gc_list(fence: int, keys: Iterable[str]) -> bytes:
     for key in ordered:
         if not is_collectable(key):
             raise ValueError(f"{key!r} is nothing that a collection deletes")
-    return canonical.compress(canonical.encode({"fence": fence, "keys": ordered}))
+    return canonical.compress(canonical.encode({"fence": fence, "keys": ordered}), checksum=True)
 
 
 def parse_gc_list(body: bytes, fence: int | None = None) -> tuple[str, ...]:

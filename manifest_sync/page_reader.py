@@ -39,7 +39,7 @@ class PageReader:
         Raises:
             Damaged: the bucket does not hold it, or holds something else under its name.
         """
-        return _parse_listed(ref, self.page_body(ref))
+        return parse_listed(ref, self.page_body(ref))
 
     def page_body(self, ref: PageRef) -> bytes:
         """The stored bytes of a page, checked against its id when they come from the bucket."""
@@ -54,7 +54,7 @@ class PageReader:
         for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page):
             if is_fetched:
                 self._cache.save_page_body(ref, body)
-            yield ref, _parse_listed(ref, body)
+            yield ref, parse_listed(ref, body)
 
     def iter_page_bodies(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, bytes]]:
         """The stored bytes of pages in order, unchecked, fetched ahead where not cached, and not kept.
@@ -86,7 +86,7 @@ class PageReader:
 
     def _fetch_page(self, ref: PageRef) -> bytes:
         body = self._get_page(ref)
-        _parse_listed(ref, body)
+        parse_listed(ref, body)
         return body
 
     def _get_page(self, ref: PageRef) -> bytes:
@@ -102,7 +102,7 @@ class PageReader:
         return found.body
 
 
-def _parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
+def parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
     """A page's entries, which must also be what the head says of the page, or pages could overlap."""
     entries = parse_page(decompress(body, MAX_PAGE_RAW), ref.id)
     listed = (ref.first, ref.last, ref.files, ref.bytes)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
+from manifest_sync.damage import VerifyReport
 from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.doctor import diagnose
 from manifest_sync.drop import drop
@@ -35,11 +36,12 @@ from manifest_sync.status import ls, status
 from manifest_sync.stores.base import Store
 from manifest_sync.trash import EmptyReport, RunTrash, TrashLimits, empty, evict, iter_runs
 from manifest_sync.undo import undo
+from manifest_sync.verify import verify, verify_local
 from manifest_sync.workspace import Workspace
 
 DEFAULT_ROOT = "experiments"
 
-_Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport)
+_Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport, VerifyReport)
 
 
 class Project(ProjectFolder):
@@ -220,6 +222,21 @@ class Project(ProjectFolder):
         """Let go of a pinned snapshot, by its name, sequence number or a prefix of its id."""
         with self.workspace(()) as ws:
             return self._timed(ws, lambda: unpin(ws, snapshot))
+
+    def verify(self, read_data: bool = False, local: bool = False) -> VerifyReport:
+        """Whether the bucket holds, whole, what its head reaches; nothing is written.
+
+        Args:
+            read_data: read every byte, instead of only looking whether objects are there with their size.
+            local: look at nothing but the files here: whether their content is what the index recorded.
+
+        Raises:
+            UsageError: both.
+        """
+        if read_data and local:
+            raise UsageError("--local looks at no bucket, so there is no data to read", "use one of them")
+        with self.workspace((), must_lock=False) as ws:
+            return self._timed(ws, lambda: verify_local(ws) if local else verify(ws, read_data=read_data))
 
     def rebuild_index(self) -> RunReport:
         """Make the index anew from the tree and the bucket; the old one is kept beside it."""

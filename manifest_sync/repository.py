@@ -282,7 +282,7 @@ class Repository(PageReader):
         )
 
     def _put_snapshot(self, manifest: Manifest, body: bytes) -> None:
-        self.store.put(fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress(body))
+        self.store.put(fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress(body, checksum=True))
 
     def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:
         """The compare-and-swap; an answer that was lost is found out by reading (P6)."""

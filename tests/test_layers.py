@@ -11,31 +11,21 @@ PACKAGE = Path(__file__).parent.parent / "manifest_sync"
 MAX_LINES = 400
 
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
-    {"errors", "model", "pathrules", "report", "times", "findings", "bounded"},
-    {
-        "canonical",
-        "pack",
-        "chunker",
-        "pagecut",
-        "pages",
-        "keys",
-        "manifest",
-        "records",
-        "runrecord",
-        "pageuse",
-    },
+    {"errors", "model", "pathrules", "report", "times", "findings", "bounded", "damage"},
+    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
+    {"pageuse", "packcheck", "wholefiles"},
     {"location", "config", "diff", "plan", "merge", "patterns", "retention"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
     {"page_reader"},
     {"repository", "packer"},
     {"snapshots"},
-    {"trace"},
+    {"trace", "survey"},
     {"workspace"},
-    {"observe", "fetch", "probe"},
+    {"observe", "fetch", "probe", "verify_pages", "verify_packs"},
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "restore", "extract", "repack"},
-    {"push", "pull", "status", "rebuild", "gc", "pins"},
+    {"push", "pull", "status", "rebuild", "gc", "pins", "verify"},
     {"project_folder"},
     {"initialize"},
     {"doctor_local"},
@@ -55,7 +45,7 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
     "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
-    "pageuse", "retention",
+    "pageuse", "retention", "damage", "packcheck", "wholefiles",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

@@ -19,6 +19,7 @@ from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
 from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push
+from manifest_sync.cli.verify_commands import verify
 from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
 
 _SAFE = {
@@ -154,6 +155,7 @@ _COMMANDS = (
     gc,
     pin,
     unpin,
+    verify,
     rebuild_index,
     doctor,
     restore,

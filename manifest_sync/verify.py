@@ -1,0 +1,277 @@
+"""Verify: does the bucket hold what its head reaches, whole? Reads, and writes nothing.
+
+snapshots → pages → packs (a listing, or every byte) → whom does it hurt → has a collection come by meanwhile?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from manifest_sync import manifest as fmt
+from manifest_sync import observe
+from manifest_sync.canonical import decompress
+from manifest_sync.damage import Damage, HurtFile, Kind, Ranges, VerifyReport, make_ranges
+from manifest_sync.errors import (
+    Damaged,
+    FormatError,
+    NoRepository,
+    RolledBack,
+    UnknownFeature,
+    WrongRepository,
+)
+from manifest_sync.model import Entry, PackRef, Path
+from manifest_sync.packcheck import FrameReader
+from manifest_sync.repository import Head
+from manifest_sync.scope import Scope
+from manifest_sync.snapshots import list_snapshots
+from manifest_sync.stores.base import NotFound
+from manifest_sync.survey import PageUse, survey
+from manifest_sync.verify_packs import PackReader, PackUse
+from manifest_sync.verify_pages import LenientPages, PageRead
+from manifest_sync.wholefiles import WholeFiles
+from manifest_sync.workspace import Workspace
+
+MAX_ROUNDS = 4
+"""How often all is looked at anew because collections went by and what they took is not known."""
+
+
+def verify(ws: Workspace, *, read_data: bool) -> VerifyReport:
+    """Look at everything that the head, the retained snapshots and the pins reach.
+
+    Args:
+        read_data: read and check every byte, instead of only whether objects are there with their size.
+
+    Raises:
+        NoRepository: there is neither a head nor a snapshot.
+        RolledBack, WrongRepository: the head is not one that this machine may follow.
+        StoreUnavailable, AccessDenied: the store failed.
+    """
+    head, lost = _load_head(ws)
+    for _ in range(MAX_ROUNDS):
+        report = VerifyReport(read_data=read_data)
+        report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+        report.files = head.manifest.files
+        Verifier(ws, head, report).run()
+        if not report.damaged or lost is not None:
+            break
+        # Beside a collection, an object may go that this run still looked for: then the head has moved.
+        latest = ws.repository.load_head(head)
+        gone = ws.repository.collected(latest, head.manifest.fence)
+        if gone is not None:
+            report.damaged = [damage for damage in report.damaged if damage.key not in gone]
+            report.unchecked = [pair for pair in report.unchecked if pair[0] not in gone]
+            break
+        ws.progress.note("collections went by meanwhile; looking at everything again")
+        head = latest
+    if lost is not None:
+        report.damaged.insert(0, lost)
+    return report
+
+
+def verify_local(ws: Workspace) -> VerifyReport:
+    """Read every file here again and compare with what the index recorded; the index is left as it is."""
+    report = VerifyReport(local=True)
+    scope = Scope.everything()
+    observe.check_root(ws)
+    with ws.index.rolled_back():
+        observed = observe.scan(ws, scope, checksum=True)
+        report.files = ws.index.totals()[0]
+    report.missed = observed.missed
+    report.skipped = sorted(observed.skipped.items())
+    return report
+
+
+def _load_head(ws: Workspace) -> tuple[Head, Damage | None]:
+    """The head; when it is lost or damaged, that, and the newest snapshot to stand in for it."""
+    try:
+        head = ws.repository.load_head()
+    except (NoRepository, FormatError) as error:
+        stand_in = _newest_snapshot(ws)
+        if stand_in is None:
+            raise
+        what = "it is missing" if isinstance(error, NoRepository) else error.message
+        spans = ((stand_in.manifest.sequence, stand_in.manifest.sequence),)
+        return stand_in, Damage(Kind.HEAD, fmt.HEAD_KEY, what, spans, head=True)
+    if not ws.accept_rollback:
+        known, seen = ws.index.get_meta("repository"), ws.index.get_meta("snapshot")
+        try:
+            ws.repository.check_descends(head, repository=known, snapshot=seen)
+        except (RolledBack, WrongRepository):
+            raise
+        except Damaged:
+            # A history block cannot be read; it will be named with the rest.
+            pass
+    return head, None
+
+
+def _newest_snapshot(ws: Workspace) -> Head | None:
+    for sequence, id_ in reversed(list_snapshots(ws.repository)):
+        try:
+            found = ws.repository.store.get(fmt.snapshot_key(sequence, id_), max_bytes=fmt.MAX_HEAD)
+            assert found is not None
+            body = decompress(found.body, fmt.MAX_HEAD)
+            return Head(fmt.parse_manifest(body), "", body)
+        except (NotFound, FormatError, UnknownFeature):
+            continue
+    return None
+
+
+class Verifier:
+    """One look at what one head reaches; fills in a report."""
+
+    def __init__(self, ws: Workspace, head: Head, report: VerifyReport) -> None:
+        self._ws = ws
+        self._head = head
+        self._report = report
+        store = ws.repository.store
+        self._store = store
+        self._page_reader = LenientPages(store, ws.index, ws.jobs)
+        self._pack_reader = PackReader(store, ws.jobs, ws.progress)
+        self._files = WholeFiles()
+        self._packs: dict[PackRef, PackUse] = {}
+        self.pages: list[PageUse] = []
+
+    def run(self) -> None:
+        """Survey, check, and find out whom it hurts."""
+        report = self._report
+        surveyed = survey(self._ws.repository, self._head, jobs=self._ws.jobs)
+        report.damaged += surveyed.damaged
+        report.unchecked += surveyed.unchecked
+        self.pages = list(surveyed.pages.values())
+        self._check_pages()
+        own = [use for use in self._packs.values() if not use.ref.is_external]
+        report.unchecked += [
+            (use.key, "it lies outside the repository, which this version cannot read")
+            for use in self._packs.values()
+            if use.ref.is_external
+        ]
+        self._check_packs(own)
+        report.checked = {**surveyed.checked, Kind.PAGE.value: len(self.pages), Kind.PACK.value: len(own)}
+
+    def _check_pages(self) -> None:
+        if self._report.read_data:
+            listed = {}
+        else:
+            expected = {use.key for use in self.pages}
+            listed = {i.key: i.size for i in self._store.list("pages/") if i.key in expected}
+        reads = self._page_reader.read(self.pages, lambda use: listed.get(use.key) != use.ref.stored)
+        for number, read in enumerate(reads):
+            if read.what:
+                self._report.damaged.append(_page_damage(read))
+            if read.entries is None:
+                self._report.unchecked.append(
+                    (read.use.key, f"the packs of its {read.use.ref.files} files are not known")
+                )
+                continue
+            self._note_packs(number, read.entries)
+
+    def _note_packs(self, page: int, entries: Iterable[Entry]) -> None:
+        read_data = self._report.read_data
+        for entry in entries:
+            numbers = []
+            external = False
+            for chunk in entry.chunks:
+                ref = chunk.frame.pack
+                use = self._packs.get(ref)
+                if use is None:
+                    use = self._packs[ref] = PackUse(ref, len(self._packs))
+                use.add_page(page)
+                external = external or ref.is_external
+                if read_data:
+                    use.add_chunk(chunk)
+                    numbers.append(use.number)
+            if len(numbers) > 1 and not external:
+                self._files.add(entry, numbers, page)
+
+    def _check_packs(self, packs: list[PackUse]) -> None:
+        if not packs:
+            return
+        reader, progress = self._pack_reader, self._ws.progress
+        if not self._report.read_data:
+            for read in reader.list_all(packs):
+                self._blame_pack(read.use, read.what)
+            return
+        progress.begin("transfer", files=len(packs), bytes_=sum(use.ref.size for use in packs))
+        damaged: list[tuple[PackUse, str]] = []
+        for read in reader.read_all(packs, self._files):
+            if read.what:
+                damaged.append((read.use, read.what))
+            elif read.disagrees:
+                self._blame_places(read.use)
+        reader.finish(self._files, list(self._packs.values()), {use.number for use, _ in damaged})
+        progress.end("transfer")
+        self._report.bytes = reader.bytes
+        for use, what in damaged:
+            self._blame_pack(use, what)
+        self._blame_wrong_files()
+
+    def _blame_pack(self, use: PackUse, what: str) -> None:
+        frames = FrameReader(self._pack_reader.load(use))
+
+        def is_hurt(entry: Entry) -> bool:
+            return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
+
+        files = self._hurt(use.pages, is_hurt)
+        self._add(Kind.PACK, use.key, what, files, self._snapshots(use.pages))
+
+    def _blame_places(self, use: PackUse) -> None:
+        """A page names a chunk that the pack's own tables do not: fine, if its bytes are there."""
+        frames = FrameReader(self._pack_reader.load(use))
+
+        def is_hurt(entry: Entry) -> bool:
+            return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
+
+        self._blame_pages(use.pages, is_hurt, f"it names chunks that {use.key} does not hold")
+
+    def _blame_wrong_files(self) -> None:
+        wrong = {file.id for file in self._files.wrong}
+        pages = sorted({page for file in self._files.wrong for page in file.pages})
+        self._blame_pages(
+            pages,
+            lambda entry: len(entry.chunks) > 1 and WholeFiles.identify(entry) in wrong,
+            "the chunks that it lists for a file do not make up the file's hash",
+        )
+
+    def _blame_pages(self, pages: Iterable[int], is_hurt: Callable[[Entry], bool], what: str) -> None:
+        for page in pages:
+            files = self._hurt([page], is_hurt)
+            if files:
+                self._add(Kind.PAGE, self.pages[page].key, what, files, self._snapshots([page]))
+
+    def _add(self, kind: Kind, key: str, what: str, files: tuple[HurtFile, ...], snapshots: Ranges) -> None:
+        head = any(file.head for file in files)
+        self._report.damaged.append(Damage(kind, key, what, snapshots, head, files, len(files)))
+
+    def _snapshots(self, pages: Iterable[int]) -> Ranges:
+        return make_ranges(span for page in pages for span in self.pages[page].spans)
+
+    def _hurt(self, pages: Iterable[int], is_hurt: Callable[[Entry], bool]) -> tuple[HurtFile, ...]:
+        """Which files of these pages are hurt, and in which snapshots."""
+        found: dict[Path, tuple[list[tuple[int, int]], bool, str]] = {}
+        for read in self._page_reader.read((self.pages[page] for page in pages), lambda _: False):
+            for entry in read.entries or ():
+                if is_hurt(entry):
+                    spans, head, host = found.get(entry.path, ([], False, entry.writer.host))
+                    found[entry.path] = ([*spans, *read.use.spans], head or read.use.head, host)
+        return tuple(
+            HurtFile(path, make_ranges(spans), head, host)
+            for path, (spans, head, host) in sorted(found.items())
+        )
+
+
+def _page_damage(read: PageRead) -> Damage:
+    use = read.use
+    files = tuple(
+        HurtFile(entry.path, use.snapshots, use.head, entry.writer.host) for entry in read.entries or ()
+    )
+    return Damage(
+        Kind.PAGE,
+        use.key,
+        read.what,
+        use.snapshots,
+        use.head,
+        files,
+        use.ref.files,
+        (use.ref.first, use.ref.last),
+        read.cached,
+    )
