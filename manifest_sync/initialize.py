@@ -46,17 +46,15 @@ def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
     try:
         head = repository.load_head()
     except NoRepository:
-        if next(store.list("snapshots/"), None) is not None:
-            raise Damaged(
-                f"{store.location} holds the snapshots of a repository, but {fmt.HEAD_KEY} is missing",
-                "`manifest-sync doctor` says how to restore it; nothing was written",
-            ) from None
+        begun = _begun(repository)
         if not single_writer and not keeps_conditions(store, secrets.token_hex(8)):
             raise ManifestSyncError(
                 f"{store.location} ignores conditional writes: two machines pushing at once would lose files",
                 "use another store, or --single-writer if only one machine will ever push",
             ) from None
-        first = fmt.first_manifest(
+        if begun is not None and begun.single_writer != single_writer:
+            begun = None
+        first = begun or fmt.first_manifest(
             repository=str(uuid.uuid4()),
             snapshot=secrets.token_hex(16),
             machine=folder.machine_id(),
@@ -73,6 +71,25 @@ def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
     return InitReport(
         folder.config.project_dir, store.location, created, head.manifest.sequence, folder.config.rules
     )
+
+
+def _begun(repository: Repository) -> fmt.Manifest | None:
+    """The first manifest that an `init` which was cut short wrote; None when nothing was begun.
+
+    Raises:
+        Damaged: there are later snapshots, so that the repository had a head once.
+    """
+    store = repository.store
+    begun = None
+    for listed in store.list("snapshots/"):
+        number, _, snapshot = listed.key.removeprefix("snapshots/").removesuffix(".json.zst").partition("-")
+        if number.strip("0"):
+            raise Damaged(
+                f"{store.location} holds the snapshots of a repository, but {fmt.HEAD_KEY} is missing",
+                "`manifest-sync doctor` says how to restore it; nothing was written",
+            )
+        begun = repository.load_snapshot(0, snapshot)
+    return begun
 
 
 class NoCache:

@@ -22,6 +22,7 @@ from manifest_sync.locking import LocalLock
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry
 from manifest_sync.observe import load_head
+from manifest_sync.ownfiles import write_whole
 from manifest_sync.pins import PinReport, pin, unpin
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.pull import pull
@@ -73,7 +74,8 @@ class Project(ProjectFolder):
         had_config = os.path.exists(path)
         if not had_config:
             text = render_config(bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "")
-            _write_new(path, text)
+            os.makedirs(directory, exist_ok=True)
+            write_whole(path, text)
         try:
             project = cls(load_config(directory), env=os.environ if env is None else env, progress=progress)
             if had_config and project.config.bucket != bucket:
@@ -255,9 +257,3 @@ class Project(ProjectFolder):
         if isinstance(report, RunReport) and report.run:
             evict(ws, TrashLimits(self.config.trash_age, self.config.trash_bytes))
         return report
-
-
-def _write_new(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)

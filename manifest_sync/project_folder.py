@@ -28,6 +28,7 @@ from manifest_sync.index import Index
 from manifest_sync.locking import LocalLock
 from manifest_sync.model import STATE_FOLDER
 from manifest_sync.ownership import Ownership
+from manifest_sync.ownfiles import write_whole
 from manifest_sync.report import Progress, Silent
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope, parse_scope
@@ -192,10 +193,10 @@ class ProjectFolder:
     def state_dir(self) -> str:
         """The folder of the local state, made if need be."""
         state = os.path.join(self.config.project_dir, STATE_FOLDER)
-        if not os.path.isdir(state):
+        ignore = os.path.join(state, ".gitignore")
+        if not os.path.exists(ignore):
             os.makedirs(state, exist_ok=True)
-            with open(os.path.join(state, ".gitignore"), "w", encoding="ascii") as ignore:
-                ignore.write("*\n")
+            write_whole(ignore, "*\n")
         return state
 
     def machine_id(self) -> str:
@@ -206,8 +207,7 @@ class ProjectFolder:
                 return str(uuid.UUID(file.read().strip()))
         except (OSError, ValueError):
             machine = str(uuid.uuid4())
-            with open(path, "w", encoding="ascii") as file:
-                file.write(machine + "\n")
+            write_whole(path, machine + "\n")
             return machine
 
 

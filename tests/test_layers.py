@@ -16,7 +16,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"pageuse", "packcheck", "wholefiles"},
     {"location", "config", "diff", "plan", "merge", "patterns", "retention"},
     {"scope", "ownership"},
-    {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking"},
+    {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking", "ownfiles"},
     {"page_reader"},
     {"repository", "packer"},
     {"snapshots"},
