@@ -216,23 +216,37 @@ class Landing:
 
 
 def settle(ws: Workspace) -> None:
-    """A run that was killed between its steps and their record: what is on disk as meant gets its base."""
+    """A run that was killed between its steps and their record: what is on disk as meant gets its base.
+
+    Raises:
+        ManifestSyncError: the disk refused to let go of what the run had begun.
+    """
     noted = ws.index.get_meta(JOURNAL)
     if noted is None:
         return
     run, _, first = noted.partition(" ")
     done: list[tuple[Path, State | None]] = []
     kept: list[Path] = []
+    begun: list[int] = []
+    trash = ws.worktree.trash()
     try:
-        for _, step in ws.worktree.trash().steps(run, int(first)):
+        for number, step in trash.steps(run, int(first)):
             found = observe.read_state(ws, step.path)
             if found == step.after:
                 done.append((step.path, step.base_after))
             elif found is not None:
                 kept.append(step.path)
+                if found == step.before != UNREAD:
+                    begun.append(number)
     except (FormatError, ManifestSyncError):
         # The record went with the trash: then nothing is known, and nothing is assumed.
-        done = []
+        done, begun = [], []
+    for number in begun:
+        # A second name of what still is at the path: the kill came before the new content did.
+        trash.discard(run, number)
+    for path, _ in done:
+        if ws.worktree.lstat(path) is None:
+            ws.worktree.prune(path)
     with ws.index.transaction():
         ws.index.set_base(done)
         # A drop that did not come to this file: it was never out of the way.

@@ -168,6 +168,12 @@ def test_folder_in_the_way(tree: Tree) -> None:
     assert tree.snapshot() == before
 
 
+def test_an_empty_folder_makes_room(tree: Tree) -> None:
+    os.makedirs(tree.at("d/f"))
+    tree.put(b"d/f", b"a file now")
+    assert tree.read("d/f") == b"a file now"
+
+
 def test_file_or_symlink_where_a_folder_must_be(tree: Tree, tmp_path: FsPath) -> None:
     tree.write("file")
     (tmp_path / "outside").mkdir()

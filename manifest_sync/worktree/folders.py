@@ -112,6 +112,8 @@ class Folders:
             parent, name = split(folder)
             try:
                 os.rmdir(name, dir_fd=self.open(parent))
+            except FileNotFoundError:
+                pass  # a run that was killed came as far as this
             except (OSError, TargetBlocked):
                 return
             self.forget(folder)

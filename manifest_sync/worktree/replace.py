@@ -112,7 +112,9 @@ class Replacer:
     def _check(self, parent: int, name: bytes, path: Path, expected: Stat | None) -> Stat | None:
         found = look(parent, name, follow=self._follow)
         if found is not None and st.S_ISDIR(found.mode):
-            raise TargetBlocked(path, "a folder stands there")
+            if expected is not None or not _remove_empty(name, parent):
+                raise TargetBlocked(path, "a folder stands there")
+            found = None
         if found is None or expected is None:
             if found is not expected:
                 what = "something is there now" if expected is None else "nothing is there any more"
@@ -237,6 +239,15 @@ def _mkdir(name: bytes, parent: int) -> None:
         os.mkdir(name, dir_fd=parent)
     except FileExistsError:
         return
+
+
+def _remove_empty(name: bytes, parent: int) -> bool:
+    """Whether a folder was empty, and is gone: as in git, it is nothing that would be kept."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:
+        return False
+    return True
 
 
 def _copy(name: bytes, source_dir: int, target: bytes, target_dir: int) -> None:

@@ -13,7 +13,7 @@ from manifest_sync.model import Hash, Path, Stat
 from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
 from manifest_sync.worktree import read
-from manifest_sync.worktree.folders import Folders
+from manifest_sync.worktree.folders import Folders, split
 from manifest_sync.worktree.outcomes import TargetBlocked, disk_failure
 from manifest_sync.worktree.read import Reader
 from manifest_sync.worktree.replace import Replacer, make_own_folder
@@ -316,6 +316,10 @@ class Worktree:
             TargetChanged, TargetBlocked, ManifestSyncError: as for `replace`.
         """
         self._replacer().remove(path, expected=expected, keep_as=keep_as)
+
+    def prune(self, path: Path) -> None:
+        """Remove the folders above a path that are empty, as `remove` does; never the root."""
+        self._folders.prune(split(path)[0])
 
     def _area(self) -> Area:
         if self._own_area is None:
