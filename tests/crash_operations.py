@@ -1,0 +1,148 @@
+"""The operations that the crash suites strike at, each with the state it finds."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path as FsPath
+
+from tests.crash_points import CONFIG, Operation, run
+
+OLD = 1_700_000_000_000_000_000
+"""An mtime, ns: the contents of a state have times of their own, so that every run sees the same ones."""
+
+
+def make_machine(state: FsPath, name: str) -> FsPath:
+    folder = state / name
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "manifest-sync.toml").write_text(CONFIG)
+    succeed(folder, "init", "../bucket")
+    return folder
+
+
+def succeed(folder: FsPath, *argv: str) -> None:
+    done = run(folder, *argv)
+    assert done.code == 0, done.err
+
+
+def write(machine: FsPath, path: str, content: str | bytes, *, mode: int = 0o644, age: int = 0) -> None:
+    target = machine / "experiments" / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content.encode() if isinstance(content, str) else content)
+    target.chmod(mode)
+    when = OLD + age * 10**9
+    os.utime(target, ns=(when, when))
+
+
+def link(machine: FsPath, path: str, target: str) -> None:
+    full = machine / "experiments" / path
+    full.unlink(missing_ok=True)
+    full.symlink_to(target)
+
+
+def remove(machine: FsPath, path: str) -> None:
+    (machine / "experiments" / path).unlink()
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that do not compress and are the same every time."""
+    return random.Random(seed).randbytes(size)
+
+
+def two_machines(state: FsPath) -> tuple[FsPath, FsPath]:
+    """Both have the same tree, and the bucket as well."""
+    gpu = make_machine(state, "gpu")
+    for number in range(6):
+        write(gpu, f"exp/{number}.json", f"{number}" * 300)
+    write(gpu, "exp/empty", "")
+    write(gpu, "exp/run.sh", "#!/bin/sh", mode=0o755)
+    write(gpu, "exp/big.pt", noise(1, 2 << 20))
+    write(gpu, "other/deep/er/a.json", "deep")
+    write(gpu, "swap/file", "a file here, a folder there")
+    write(gpu, "swap2/folder/in", "a folder here, a file there")
+    link(gpu, "exp/latest", "0.json")
+    link(gpu, "exp/gone", "nowhere")
+    succeed(gpu, "push")
+    laptop = make_machine(state, "laptop")
+    succeed(laptop, "pull")
+    return gpu, laptop
+
+
+def change(machine: FsPath) -> None:
+    """New, changed (also with the same size), deleted; big, empty, links, modes; file and folder swapped."""
+    write(machine, "exp/new.json", "new" * 100, age=1)
+    write(machine, "exp/new-empty", "", age=1)
+    write(machine, "fresh/folder/new.json", "fresh", age=1)
+    write(machine, "exp/1.json", "I" * 300, age=1)
+    write(machine, "exp/empty", "no more", age=1)
+    write(machine, "exp/2.json", "", age=1)
+    write(machine, "exp/run.sh", "#!/bin/sh", mode=0o644)
+    write(machine, "exp/big.pt", noise(1, 1 << 20) + noise(2, 2 << 20), age=1)
+    remove(machine, "exp/3.json")
+    remove(machine, "other/deep/er/a.json")
+    for folder in ("other/deep/er", "other/deep", "other"):
+        (machine / "experiments" / folder).rmdir()
+    link(machine, "exp/latest", "1.json")
+    remove(machine, "exp/gone")
+    write(machine, "exp/gone", "a file where a link was", age=1)
+    remove(machine, "swap/file")
+    write(machine, "swap/file/in", "a folder now", age=1)
+    remove(machine, "swap2/folder/in")
+    (machine / "experiments/swap2/folder").rmdir()
+    write(machine, "swap2/folder", "a file now", age=1)
+
+
+def to_push(state: FsPath) -> None:
+    gpu, _ = two_machines(state)
+    change(gpu)
+
+
+def to_pull(state: FsPath) -> None:
+    """Everything changed in the bucket, and nothing here."""
+    _, laptop = two_machines(state)
+    change(laptop)
+    succeed(laptop, "push", "--full")
+
+
+def to_pull_over_edits(state: FsPath) -> None:
+    """Everything changed in the bucket; here edits that nobody else has, which --full takes back."""
+    gpu, laptop = two_machines(state)
+    change(laptop)
+    succeed(laptop, "push", "--full")
+    write(gpu, "exp/0.json", "edited here", age=2)
+    write(gpu, "exp/mine.json", "only here", age=2)
+    remove(gpu, "exp/4.json")
+    link(gpu, "exp/latest", "1.json")
+
+
+def to_rebuild(state: FsPath) -> None:
+    """Changes on both sides, none of them at the same path."""
+    gpu, laptop = two_machines(state)
+    write(laptop, "exp/there.json", "there", age=1)
+    succeed(laptop, "push", "--full")
+    write(gpu, "exp/mine.json", "only here", age=2)
+
+
+def to_init(state: FsPath) -> None:
+    """A tree, no configuration, and no repository."""
+    write(state / "gpu", "exp/a.json", "a")
+
+
+def to_join(state: FsPath) -> None:
+    """A tree, no configuration, and a repository of another machine."""
+    laptop = make_machine(state, "laptop")
+    write(laptop, "exp/b.json", "b")
+    succeed(laptop, "push")
+    write(state / "gpu", "exp/a.json", "a")
+
+
+OPERATIONS = (
+    Operation("push", to_push, ("push", "--full")),
+    Operation("pull", to_pull, ("pull", "--full")),
+    Operation("pull over edits", to_pull_over_edits, ("pull", "--full")),
+    # Half of a pull must never be taken for this machine's own changes.
+    Operation("pull, then push", to_pull, ("pull", "--full"), (("push", "--full"), ("pull", "--full"))),
+    Operation("rebuild", to_rebuild, ("rebuild-index",)),
+    Operation("init", to_init, ("init", "../bucket"), (("init", "../bucket"), ("push",))),
+    Operation("join", to_join, ("init", "../bucket"), (("init", "../bucket"), ("push",))),
+)
