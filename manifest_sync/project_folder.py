@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Self
 
 from manifest_sync import __version__
@@ -26,7 +26,7 @@ from manifest_sync.errors import Contended
 from manifest_sync.gitinfo import tracked_files
 from manifest_sync.index import Index
 from manifest_sync.locking import LocalLock
-from manifest_sync.model import STATE_FOLDER
+from manifest_sync.model import STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership
 from manifest_sync.ownfiles import write_whole
 from manifest_sync.report import Progress, Silent
@@ -55,6 +55,7 @@ class ProjectFolder:
         jobs: int = 0,
         accept_rollback: bool = False,
         store: Store | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
         self.config = config
         self._env = env
@@ -62,6 +63,7 @@ class ProjectFolder:
         self._jobs = jobs or DEFAULT_JOBS
         self._accept_rollback = accept_rollback
         self._opened_store = store
+        self.zone = zone
 
     @classmethod
     def find(
@@ -73,6 +75,7 @@ class ProjectFolder:
         jobs: int = 0,
         accept_rollback: bool = False,
         store: Store | None = None,
+        zone: tzinfo = UTC,
     ) -> Self:
         """The project that ``start`` (default: the working folder) lies in.
 
@@ -80,6 +83,7 @@ class ProjectFolder:
             env: the environment to take credentials from (default: the process's).
             jobs: requests under way at once; 0 for the default.
             store: use this store instead of the configured bucket.
+            zone: the zone in which a time without one is meant ("2026-11-20").
 
         Raises:
             UsageError: no ``manifest-sync.toml`` here or above, or it is wrong.
@@ -92,6 +96,7 @@ class ProjectFolder:
             jobs=jobs,
             accept_rollback=accept_rollback,
             store=store,
+            zone=zone,
         )
 
     def __enter__(self) -> Self:
@@ -143,7 +148,7 @@ class ProjectFolder:
                 version=__version__,
                 jobs=self._jobs,
                 accept_rollback=self._accept_rollback,
-                now=_now,
+                now=self.now,
                 random_bytes=secrets.token_bytes,
                 sleep=time.sleep,
             )
@@ -163,6 +168,10 @@ class ProjectFolder:
     def scope(self, only: Sequence[str]) -> Scope:
         """The scope that names on the command line mean; none of them: everything."""
         return Scope(tuple(parse_scope(only, self.config.root)))
+
+    def path(self, name: str) -> Path:
+        """The one path that a name on the command line means."""
+        return parse_scope([name], self.config.root)[0]
 
     def location(self) -> Location:
         """Where the configured bucket is, with credentials."""
@@ -185,6 +194,10 @@ class ProjectFolder:
     def root(self) -> str:
         """The folder that is kept the same, absolute."""
         return os.path.normpath(os.path.join(self.config.project_dir, self.config.root))
+
+    def now(self) -> datetime:
+        """The present, in the zone in which times are meant."""
+        return datetime.now(self.zone)
 
     def index_path(self) -> str:
         """Where the index lies."""
@@ -209,7 +222,3 @@ class ProjectFolder:
             machine = str(uuid.uuid4())
             write_whole(path, machine + "\n")
             return machine
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -6,10 +6,11 @@ of an id (after a recovery, sequence numbers have gaps) and to look up many at o
 
 from __future__ import annotations
 
+import itertools
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import Damaged, UsageError
@@ -19,7 +20,20 @@ from manifest_sync.times import parse_rfc3339, parse_when
 
 _KEY = re.compile(r"snapshots/(\d{10,18})-([0-9a-f]{32})\.json\.zst\Z")
 _PREFIX = re.compile(r"[0-9a-f]{4,32}\Z")
+_STEPS = re.compile(r"(.+)~(\d{1,9})\Z", re.DOTALL)
 HEAD_WORDS = ("head", "latest")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One snapshot of the chain. ``stored``: whether there is an object; without one it is missing.
+
+    ``sequence`` of a missing one is what it must be unless a recovery left a gap just there.
+    """
+
+    sequence: int
+    id: str
+    stored: bool
 
 
 class Snapshots:
@@ -30,7 +44,6 @@ class Snapshots:
         self._head = head.manifest
         self._loaded: dict[str, Manifest] = {head.manifest.snapshot: head.manifest}
         self._listed: dict[str, int] | None = None
-        self._chain: list[tuple[int, str]] | None = None
 
     def parent(self, manifest: Manifest) -> Manifest | None:
         """The snapshot that ``manifest`` was published upon; None when there is none or it was collected.
@@ -63,35 +76,46 @@ class Snapshots:
         Raises:
             Damaged: one of them is missing or unreadable.
         """
-        return [self._load(pin.sequence, pin.snapshot) for pin in self._head.pins]
+        return [self.load(pin.sequence, pin.snapshot) for pin in self._head.pins]
 
     def chain(self) -> list[tuple[int, str]]:
-        """Sequence and id of every snapshot of the chain that is kept, newest first, by one listing."""
-        if self._chain is None:
-            listed = self._listing()
-            pinned = {pin.snapshot for pin in self._head.pins}
-            found = [(self._head.sequence, self._head.snapshot)]
-            for id_ in self._repository.iter_ancestors(self._head):
-                sequence = listed.get(id_)
-                if sequence is not None and (sequence >= self._head.oldest or id_ in pinned):
-                    found.append((sequence, id_))
-            self._chain = found
-        return self._chain
+        """Sequence and id of every snapshot of the chain that is kept and there, newest first, then pins."""
+        return [(link.sequence, link.id) for link in self.iter_links() if link.stored]
 
-    def load(self, sequence: int, id_: str) -> Manifest:
-        """A snapshot of `chain`.
+    def iter_links(self) -> Iterator[Link]:
+        """Every snapshot that should be kept, newest first: the head's chain, then pins that are not in it.
+
+        One listing, and history blocks as they are due: who stops early pays for no more.
 
         Raises:
-            Damaged: it is missing or unreadable.
+            Damaged: a history block is lost, and so is the snapshot that could stand in for it.
         """
-        return self._load(sequence, id_)
+        head = self._head
+        yield Link(head.sequence, head.snapshot, stored=True)
+        pins = {pin.snapshot: pin.sequence for pin in head.pins}
+        pins.pop(head.snapshot, None)
+        if head.sequence > head.oldest:
+            listed = self._listing()
+            sequence = head.sequence
+            for id_ in self._iter_ancestors():
+                # A sequence is its parent's + 1 or, after a recovery, higher: this is the highest it can be.
+                sequence -= 1
+                found = listed.get(id_)
+                stored = found is not None and found <= sequence
+                sequence = found if found is not None and stored else sequence
+                if sequence < head.oldest:
+                    break
+                pins.pop(id_, None)
+                yield Link(sequence, id_, stored)
+        for id_, sequence in sorted(pins.items(), key=lambda pin: pin[1], reverse=True):
+            yield Link(sequence, id_, self._listing().get(id_) == sequence)
 
     def find(self, text: str, now: datetime) -> Manifest:
         """The snapshot that a person means by ``text``.
 
         Args:
             text: a sequence number, a prefix of an id (4 digits or more), the name of a pin, ``head``, or a
-                time: then the newest snapshot that is not younger.
+                time: then the newest snapshot that is not younger. ``~N`` behind it goes N snapshots back.
             now: the present, in the zone that times without one are meant in.
 
         Raises:
@@ -99,54 +123,26 @@ class Snapshots:
             Damaged: it is meant, and is missing or unreadable.
         """
         text = text.strip()
-        if text.lower() in HEAD_WORDS:
-            return self._head
-        found = self._by_name(text)
-        if found is None:
-            moment = parse_when(text, now)
-            if moment is None:
-                raise UsageError(
-                    f"{text!r} names no snapshot that is kept",
-                    "use a sequence number, a prefix of an id or a time; `manifest-sync log` lists them",
-                )
-            return self._at(text, moment)
-        return self.load(*found)
-
-    def _by_name(self, text: str) -> tuple[int, str] | None:
-        chain = self.chain()
-        if text.isdecimal() and len(text) <= 18:
-            for sequence, id_ in chain:
-                if sequence == int(text):
-                    return sequence, id_
-        named = [(pin.sequence, pin.snapshot) for pin in self._head.pins if pin.name == text]
-        if len(named) == 1:
-            return named[0]
-        if not _PREFIX.match(text.lower()):
-            return None
-        matching = [pair for pair in chain if pair[1].startswith(text.lower())]
-        if len(matching) > 1:
-            shown = ", ".join(f"{id_[:12]} (sequence {sequence})" for sequence, id_ in matching[:5])
-            raise UsageError(f"{text!r} is the beginning of several snapshots: {shown}", "give more of it")
-        return matching[0] if matching else None
-
-    def _at(self, text: str, moment: datetime) -> Manifest:
-        """By bisection: clocks of several machines order the chain well enough for a person's question."""
-        oldest_first = self.chain()[::-1]
-        position = bisect_left(range(len(oldest_first)), True, key=lambda n: self._time(n) > moment)
-        if position == 0:
-            first = self.load(*oldest_first[0])
+        steps = _STEPS.match(text)
+        if steps is None:
+            return self._find(text, now)
+        manifest = self._find(steps[1].strip(), now)
+        back = int(steps[2])
+        links = itertools.dropwhile(lambda link: link.id != manifest.snapshot, self.iter_links())
+        found = next(itertools.islice(links, back, None), None)
+        if found is None or found.sequence > manifest.sequence:
             raise UsageError(
-                f"no snapshot is kept from {text!r}: the oldest is sequence {first.sequence} of {first.time}",
-                "`manifest-sync log` lists what there is",
+                f"no snapshot is kept that lies {back} before sequence {manifest.sequence}",
+                "`manifest-sync log --all` lists what there is",
             )
-        return self.load(*oldest_first[position - 1])
+        return self.load(found.sequence, found.id)
 
-    def _time(self, number: int) -> datetime:
-        chain = self.chain()
-        manifest = self.load(*chain[len(chain) - 1 - number])
-        return parse_rfc3339(manifest.time) or datetime.min.replace(tzinfo=UTC)
+    def load(self, sequence: int, id_: str) -> Manifest:
+        """The snapshot with this id; ``sequence`` is where it is looked for first.
 
-    def _load(self, sequence: int, id_: str) -> Manifest:
+        Raises:
+            Damaged: it is missing or unreadable.
+        """
         found = self._loaded.get(id_)
         if found is None:
             found = self._loaded[id_] = self.read(sequence, id_)
@@ -166,17 +162,120 @@ class Snapshots:
             listed = self._listing().get(id_)
             found = None if listed is None else self._repository.load_snapshot(listed, id_)
         if found is None:
-            raise Damaged(
-                f"snapshot {id_[:12]} (sequence {sequence}) is missing from "
-                f"{self._repository.store.location}",
-                "the current state is not affected; `manifest-sync verify` names what is",
-            )
+            raise missing(self._repository, sequence, id_)
         return found
+
+    def _find(self, text: str, now: datetime) -> Manifest:
+        if text.lower() in HEAD_WORDS:
+            return self._head
+        found = self._by_name(text)
+        if found is not None:
+            return self.load(found.sequence, found.id)
+        moment = parse_when(text, now)
+        if moment is None:
+            raise UsageError(
+                f"{text!r} names no snapshot that is kept{self._why_not(text)}",
+                "use a sequence number, a prefix of an id or a time; `manifest-sync log` lists them",
+            )
+        return self._at(text, moment)
+
+    def _by_name(self, text: str) -> Link | None:
+        if text.isdecimal() and len(text) <= 18:
+            for link in self.iter_links():
+                if link.sequence == int(text):
+                    return link
+        named = [Link(pin.sequence, pin.snapshot, stored=True) for pin in self._head.pins if pin.name == text]
+        if not named and _PREFIX.match(text.lower()):
+            named = [link for link in self.iter_links() if link.id.startswith(text.lower())]
+        if len(named) > 1:
+            shown = ", ".join(f"{link.id[:12]} (sequence {link.sequence})" for link in named[:5])
+            raise UsageError(f"{text!r} may mean several snapshots: {shown}", "name one of them")
+        return named[0] if named else None
+
+    def _why_not(self, text: str) -> str:
+        """What became of a sequence number that is not there."""
+        if not text.isdecimal():
+            return ""
+        if int(text) > self._head.sequence:
+            return f": the newest is sequence {self._head.sequence}"
+        if int(text) < self._head.oldest:
+            return f": it was collected; the oldest is sequence {self._head.oldest}"
+        return ""
+
+    def _at(self, text: str, moment: datetime) -> Manifest:
+        """By bisection: several machines' clocks order the chain well enough for a person's question."""
+        links: list[Link] = []
+        for link in self.iter_links():
+            if not links or link.sequence < links[-1].sequence:  # else a pin outside the chain
+                links.append(link)
+        links.reverse()
+        low, high = -1, len(links)
+        while high - low > 1:
+            middle = (low + high) // 2
+            time = self._trusted_time(links, middle)
+            if time is not None and time > moment:
+                high = middle
+            else:
+                low = middle
+        if low < 0:
+            first = self.load(links[0].sequence, links[0].id)
+            raise UsageError(
+                f"no snapshot is kept from {text!r}: the oldest is sequence {first.sequence} of {first.time}",
+                "`manifest-sync log --all` lists what there is",
+            )
+        return self.load(links[low].sequence, links[low].id)
+
+    def _trusted_time(self, links: list[Link], number: int) -> datetime | None:
+        """The middle one of three neighbours' times: a single push with a wrong clock misleads nobody."""
+        own = self._time(links[number])
+        if number in (0, len(links) - 1):
+            return own
+        before, after = self._time(links[number - 1]), self._time(links[number + 1])
+        if own is not None and before is not None and after is not None:
+            return sorted((before, own, after))[1]
+        return own or before or after
+
+    def _time(self, link: Link) -> datetime | None:
+        """When it was published, None when that cannot be known."""
+        try:
+            return parse_rfc3339(self.load(link.sequence, link.id).time) if link.stored else None
+        except Damaged:
+            return None
+
+    def _iter_ancestors(self) -> Iterator[str]:
+        """Ids of the snapshots before the head, newest first.
+
+        A history block that is lost is bridged: the snapshot that was published just before the block was
+        cut still lists the same ids in itself.
+        """
+        manifest = self._head
+        while True:
+            last = manifest.snapshot
+            try:
+                for id_ in self._repository.iter_ancestors(manifest):
+                    last = id_
+                    yield id_
+            except Damaged:
+                sequence = self._listing().get(last)
+                older = None if sequence is None else self._repository.load_snapshot(sequence, last)
+                if older is None or older.sequence >= manifest.sequence:
+                    raise
+                manifest = older
+            else:
+                return
 
     def _listing(self) -> dict[str, int]:
         if self._listed is None:
             self._listed = {id_: sequence for sequence, id_ in list_snapshots(self._repository)}
         return self._listed
+
+
+def missing(repository: Repository, sequence: int, id_: str) -> Damaged:
+    """The error for a snapshot that should be there and is not."""
+    return Damaged(
+        f"snapshot {id_[:12]} (sequence {sequence}) is missing from {repository.store.location}",
+        "the current state is not affected; `manifest-sync verify` names what is",
+    )
 
 
 def list_snapshots(repository: Repository) -> list[tuple[int, str]]:

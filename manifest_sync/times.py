@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from manifest_sync.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGE = re.compile(r"(\d{1,9})\s*([smhdw])")
-_AGO = re.compile(r"(\d{1,9}|an?)\s+(second|minute|hour|day|week|month|year)s?\s+ago")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_AGE = re.compile(r"([0-9]{1,9})\s*([smhdw])")
+_AGO = re.compile(r"([0-9]{1,9}|an?)\s+(second|minute|hour|day|week|month|year)s?\s+ago")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AGO_SECONDS = {
     "second": 1,
     "minute": 60,
@@ -31,9 +31,9 @@ def parse_rfc3339(text: str) -> datetime | None:
     """The moment that a manifest names, None when it is none: times are for people, nothing hangs on them."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def parse_age(text: str) -> timedelta:
@@ -52,27 +52,37 @@ def parse_age(text: str) -> timedelta:
 
 
 def parse_when(text: str, now: datetime) -> datetime | None:
-    """The moment that a person names, None when the text is no time.
+    """The moment that a person names, in UTC; None when the text is no time.
 
-    Understood are ``2 days ago``, an age (``36h``), ``yesterday``, a date (its last moment, so that what was
-    pushed on that day is in), and a date with a time. What has no zone is in that of ``now``.
+    Understood are ``now``, ``2 days ago`` and ages (``36h``, ``36h ago``), ``yesterday`` (24 hours ago), a
+    date (its last moment, so that what was pushed on that day is in), and a date with a time. What has no
+    zone is in that of ``now``. A number alone is never a time.
     """
-    text = text.strip().lower()
-    zone: tzinfo = now.tzinfo or UTC
-    try:
-        if text == "now":
-            return now
-        if text == "yesterday":
-            return now - timedelta(days=1)
-        ago = _AGO.fullmatch(text)
-        if ago:
-            count = int(ago[1]) if ago[1].isdigit() else 1
-            return now - timedelta(seconds=count * _AGO_SECONDS[ago[2]])
-        if _AGE.fullmatch(text):
-            return now - parse_age(text)
-        if _DATE.fullmatch(text):
-            return datetime.fromisoformat(text).replace(tzinfo=zone) + timedelta(days=1, microseconds=-1)
-        found = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
+    text = " ".join(text.lower().split())
+    if text.isdecimal():
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=zone)
+    try:
+        return _parse_when(text, now)
+    except (ValueError, OverflowError, OSError, UsageError):
+        return None
+
+
+def _parse_when(text: str, now: datetime) -> datetime:
+    zone: tzinfo = now.tzinfo or UTC
+    present = now.replace(tzinfo=zone).astimezone(UTC)
+    if text == "now":
+        return present
+    if text == "yesterday":
+        return present - timedelta(days=1)
+    ago = _AGO.fullmatch(text)
+    if ago:
+        count = int(ago[1]) if ago[1].isdigit() else 1
+        return present - timedelta(seconds=count * _AGO_SECONDS[ago[2]])
+    age = text.removesuffix(" ago")
+    if _AGE.fullmatch(age):
+        return present - parse_age(age)
+    if _DATE.fullmatch(text):
+        following = datetime.fromisoformat(text) + timedelta(days=1)
+        return following.replace(tzinfo=zone).astimezone(UTC) - timedelta(microseconds=1)
+    found = datetime.fromisoformat(text.upper())
+    return (found if found.tzinfo is not None else found.replace(tzinfo=zone)).astimezone(UTC)

@@ -137,6 +137,7 @@ def settings_of(ctx: click.Context) -> Settings:
 @contextmanager
 def open_project(settings: Settings) -> Iterator[Project]:
     """The project that the working folder lies in, with bars while it works; closed afterwards."""
+    from manifest_sync.cli.local_time import LocalZone  # noqa: PLC0415
     from manifest_sync.cli.progress import make_progress  # noqa: PLC0415
     from manifest_sync.project import Project  # noqa: PLC0415
 
@@ -147,6 +148,7 @@ def open_project(settings: Settings) -> Iterator[Project]:
             progress=progress,
             jobs=settings.jobs,
             accept_rollback=settings.accept_rollback,
+            zone=LocalZone(),
         ) as project,
     ):
         yield project
