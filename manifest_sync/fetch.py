@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import Damaged, FormatError, UnknownFeature
-from manifest_sync.model import Entry, FrameRef, PackRef, Path, display
+from manifest_sync.model import ChunkRef, Entry, FrameRef, PackRef, Path, display
 from manifest_sync.pack import decode_frame
 from manifest_sync.stores.base import NotFound, Store
 
@@ -19,6 +19,9 @@ MAX_GAP = 256 * 1024
 MAX_RANGE = 16 * 1024 * 1024
 MAX_RANGE_RAW = 48 * 1024 * 1024
 """Decoded bytes of one request: what compresses well must not fill the memory."""
+
+IN_ORDER = 32 * 1024 * 1024
+"""Plain bytes of one file that are held to be handed out in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +147,26 @@ def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piec
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:
+    """One file's content from its beginning, verified (P17), about `IN_ORDER` bytes held at a time.
+
+    Raises:
+        MissingContent: a pack is missing or does not hold what the entry says; what came before was right.
+    """
+    window: list[ChunkRef] = []
+    held = 0
+    for chunk in entry.chunks:
+        if window and held + chunk.length > IN_ORDER:
+            yield from _fetch_window(store, entry, window, jobs)
+            window, held = [], 0
+        window.append(chunk)
+        held += chunk.length
+    yield from _fetch_window(store, entry, window, jobs)
+
+
+def _fetch_window(store: Store, entry: Entry, window: Sequence[ChunkRef], jobs: int) -> Iterator[bytes]:
+    # The chunks of a file may lie in several packs, and `fetch` goes pack by pack.
+    pieces = fetch(store, [replace(entry, chunks=tuple(window))], jobs=jobs)
+    yield from (piece.data for piece in sorted(pieces, key=lambda piece: piece.offset))

@@ -63,7 +63,7 @@ def pin(ws: Workspace, text: str, name: str) -> PinReport:
     _check_name(name)
     head = observe.load_head(ws)
     # Found once: a time or a number must not come to mean another snapshot after a lost race.
-    wanted = Snapshots(ws.repository, head).find(text, ws.now().astimezone())
+    wanted = Snapshots(ws.repository, head).find(text, ws.now())
     made = Pin(wanted.sequence, wanted.snapshot, name)
 
     def revise(current: Head) -> tuple[Pin, ...]:

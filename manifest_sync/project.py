@@ -20,11 +20,10 @@ from manifest_sync.gc import DEFAULT_MIN_AGE, GcOptions, GcReport, gc
 from manifest_sync.initialize import InitReport, create_or_join
 from manifest_sync.locking import LocalLock
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import Entry
 from manifest_sync.observe import load_head
 from manifest_sync.ownfiles import write_whole
 from manifest_sync.pins import PinReport, pin, unpin
-from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.project_history import ProjectHistory
 from manifest_sync.pull import pull
 from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
@@ -33,7 +32,7 @@ from manifest_sync.restore import pull_at, restore
 from manifest_sync.retention import parse_retention
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.snapshots import Snapshots
-from manifest_sync.status import ls, status
+from manifest_sync.status import status
 from manifest_sync.stores.base import Store
 from manifest_sync.trash import EmptyReport, RunTrash, TrashLimits, empty, evict, iter_runs
 from manifest_sync.undo import undo
@@ -45,7 +44,7 @@ DEFAULT_ROOT = "experiments"
 _Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport, VerifyReport)
 
 
-class Project(ProjectFolder):
+class Project(ProjectHistory):
     """One project and its commands.
 
     Made by `Project.find` or `Project.init`; every command opens and locks the local state for itself.
@@ -187,12 +186,6 @@ class Project(ProjectFolder):
         scope = self.scope(only)
         with self.workspace(tuple(groups), must_lock=False) as ws:
             return self._timed(ws, lambda: status(ws, scope, offline=offline))
-
-    def ls(self, path: str = "") -> Iterator[Entry]:
-        """The entries of the bucket's head at or below ``path``, in path order."""
-        scope = self.scope([path] if path else [])
-        with self.workspace((), must_lock=False) as ws:
-            yield from ls(ws, scope)
 
     def gc(
         self,

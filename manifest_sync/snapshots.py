@@ -184,7 +184,8 @@ class Snapshots:
             for link in self.iter_links():
                 if link.sequence == int(text):
                     return link
-        named = [Link(pin.sequence, pin.snapshot, stored=True) for pin in self._head.pins if pin.name == text]
+        pins = [pin for pin in self._head.pins if pin.name and pin.name == text]
+        named = [Link(pin.sequence, pin.snapshot, stored=True) for pin in pins]
         if not named and _PREFIX.match(text.lower()):
             named = [link for link in self.iter_links() if link.id.startswith(text.lower())]
         if len(named) > 1:

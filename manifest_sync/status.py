@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from manifest_sync import observe
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import NoRepository
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
-from manifest_sync.model import Entry, Path
+from manifest_sync.model import Path
 from manifest_sync.report import Conflict, Side, StatusReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope
@@ -85,14 +83,3 @@ def _conflicts(ws: Workspace, head: Head, rows: dict[Path, Row], blocked: frozen
         local = Side(row.stat.size, row.stat.mtime_ns) if row.stat is not None else None
         found.append(Conflict(path, case.value, local, remote.get(path)))
     return found
-
-
-def ls(ws: Workspace, scope: Scope) -> Iterator[Entry]:
-    """The entries of the head in ``scope``, in path order."""
-    head = observe.load_head(ws)
-    regions = scope.ranges()
-    pages = [page for page in head.manifest.pages if observe.touches(page, regions)]
-    for _, entries in ws.repository.load_pages(pages):
-        for entry in entries:
-            if scope.contains(entry.path):
-                yield entry

@@ -74,6 +74,8 @@ def test_a_pin_is_kept_below_the_oldest(chain: Chain) -> None:
     ]:  # fmt: skip
         assert sequence_of(chain, text) == sequence
     refusal(chain, "Paper")
+    chain.pin(chain.manifests[12], "")
+    refusal(chain, "")
     refusal(chain, "3")
 
 

@@ -1,13 +1,12 @@
-"""``status`` and ``ls``: look, and change nothing."""
+"""``status``: look, and change nothing."""
 
 from __future__ import annotations
 
 import click
 
 from manifest_sync.cli.options import Names, common_options, open_project, option, settings_of, split_names
-from manifest_sync.cli.output import print_entries, print_json
+from manifest_sync.cli.output import print_json
 from manifest_sync.cli.status_output import print_status
-from manifest_sync.errors import ManifestSyncError
 
 
 @click.command()
@@ -37,24 +36,3 @@ def status(
     if use_exit_code and report.has_drift:
         return 1
     return 3 if report.skipped else 0
-
-
-@click.command()
-@click.argument("path", default="")
-@option("-l", "--long", "with_details", is_flag=True, help="Size, time and hash before each path.")
-@common_options
-@click.pass_context
-def ls(ctx: click.Context, path: str, with_details: bool) -> int:
-    """List the files in the bucket, all or those at PATH."""
-    settings = settings_of(ctx)
-    with open_project(settings) as project:
-        entries = project.ls(path)
-        # The first entry is fetched before anything is printed, so that a failure to reach the bucket
-        # is still reported as one error object.
-        first = next(entries, None)
-        if first is None and path:
-            raise ManifestSyncError(
-                f"nothing in the bucket at {path}", "`manifest-sync ls` lists what there is"
-            )
-        print_entries(first, entries, settings, with_details=with_details)
-    return 0

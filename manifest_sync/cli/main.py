@@ -13,8 +13,9 @@ import click
 
 from manifest_sync.cli.doctor_commands import doctor
 from manifest_sync.cli.gc_commands import gc, pin, unpin
+from manifest_sync.cli.history_commands import cat, log, ls
 from manifest_sync.cli.init_commands import init, rebuild_index
-from manifest_sync.cli.inspect_commands import ls, status
+from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
 from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
@@ -151,7 +152,9 @@ _COMMANDS = (
     push,
     pull,
     status,
+    log,
     ls,
+    cat,
     gc,
     pin,
     unpin,

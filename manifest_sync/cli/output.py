@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import click
 
 from manifest_sync.cli.options import Settings
-from manifest_sync.model import Entry, Path, display, json_path
+from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport
 
 MOST_PATHS = 20
-_BATCH = 500
 
 CASES = {
     # case: (words in a closing summary, heading and next command in `status`)
@@ -275,61 +273,6 @@ def path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], s
     if len(shown) < len(items):
         lines.append(f"  and {number(len(items) - len(shown))} more (-v lists all)")
     return lines
-
-
-def print_entries(
-    first: Entry | None, rest: Iterator[Entry], settings: Settings, *, with_details: bool
-) -> None:
-    """The listing of ``ls``, streamed: a million entries are never held at once."""
-    entries = rest if first is None else chain([first], rest)
-    if settings.json:
-        settings.json_begun = True
-        write_bytes(b'{"command": "ls", "entries": [')
-        pieces = (
-            (b", " if number else b"") + json.dumps(entry_json(entry)).encode("ascii")
-            for number, entry in enumerate(entries)
-        )
-        _write_batches(pieces)
-        write_bytes(b"]}\n")
-        return
-    # Into a pipe go the names as they are, for --files-from; a terminal gets them made printable.
-    raw = not sys.stdout.isatty()
-    _write_batches(
-        _details(entry, with_details)
-        + (entry.path if raw else display(entry.path).encode("utf-8", "backslashreplace"))
-        + b"\n"
-        for entry in entries
-    )
-
-
-def _write_batches(pieces: Iterable[bytes]) -> None:
-    batch: list[bytes] = []
-    for piece in pieces:
-        batch.append(piece)
-        if len(batch) >= _BATCH:
-            write_bytes(b"".join(batch))
-            batch.clear()
-    write_bytes(b"".join(batch))
-
-
-def _details(entry: Entry, with_details: bool) -> bytes:
-    if not with_details:
-        return b""
-    return f"{entry.size:>12}  {rfc3339(entry.mtime_ns)}  {entry.hash.hex()[:16]}  ".encode("ascii")
-
-
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """One entry of ``ls --json``; ``mode`` is octal text, as for ``chmod``."""
-    return {
-        "path": json_path(entry.path),
-        "type": entry.type.value,
-        "size": entry.size,
-        "mtime": rfc3339(entry.mtime_ns),
-        "mtime_ns": entry.mtime_ns,
-        "mode": f"{entry.mode:04o}",
-        "hash": entry.hash.hex(),
-        "host": entry.writer.host,
-    }
 
 
 def rfc3339(nanoseconds: int) -> str:

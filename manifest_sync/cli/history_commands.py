@@ -1,0 +1,116 @@
+"""``log``, ``ls`` and ``cat``: look back, and change nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from manifest_sync.cli.options import common_options, from_command_line, open_project, option, settings_of
+from manifest_sync.cli.output import write_bytes, write_line, write_stderr
+from manifest_sync.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+    from manifest_sync.manifest import Manifest
+
+AT_HELP = (
+    "A sequence number, a prefix of an id, a pin, or a time ('2 days ago', 2026-11-20); NAME~2 goes 2 back."
+)
+_SHOWN = 20
+
+
+@click.command()
+@option("-n", "--count", type=click.IntRange(min=1), metavar="N", help=f"How many (default: {_SHOWN}).")
+@option("--all", "everything", is_flag=True, help="All that are kept.")
+@common_options
+@click.pass_context
+def log(ctx: click.Context, count: int | None, everything: bool) -> int:
+    """List the snapshots of the bucket, newest first.
+
+    A line has the sequence number, the id, the time, the files and bytes in the bucket then, how many
+    files more or fewer than before, the host, and the message. -v shows whole ids and messages.
+    """
+    from manifest_sync.cli.history_output import LogLines, record_json  # noqa: PLC0415
+    from manifest_sync.cli.stream import JsonLists  # noqa: PLC0415
+
+    if everything and from_command_line(ctx, "count"):
+        raise UsageError("-n and --all do not go together", "use one of them")
+    settings = settings_of(ctx)
+    hints: dict[str, None] = {}
+    has_older = False
+    with open_project(settings) as project, JsonLists("snapshots") as found:
+        lines = LogLines(project.zone, verbose=settings.verbose)
+        for record in project.log(None if everything else count or _SHOWN):
+            has_older = record.has_older
+            if record.problem:
+                hints.setdefault(record.hint)
+            if settings.json:
+                found.add("snapshots", record_json(record))
+            else:
+                for line in lines.lines(record):
+                    write_line(line)
+        if settings.json:
+            found.write(settings, {"command": "log", "has_older": has_older, "damaged": bool(hints)})
+            return 7 if hints else 0
+    for hint in hints:
+        write_stderr(f"manifest-sync: damaged snapshots: {hint}")
+    if has_older and not settings.quiet:
+        write_stderr("older ones: -n N or --all")
+    return 7 if hints else 0
+
+
+@click.command()
+@click.argument("path", default="")
+@option("--at", metavar="SNAPSHOT", default="", help=AT_HELP)
+@option("-l", "--long", "with_details", is_flag=True, help="Size, time and hash before each path.")
+@common_options
+@click.pass_context
+def ls(ctx: click.Context, path: str, at: str, with_details: bool) -> int:
+    """List the files in the bucket, all or those at PATH, now or in an older snapshot."""
+    from manifest_sync.cli.history_output import print_entries  # noqa: PLC0415
+
+    settings = settings_of(ctx)
+    with open_project(settings) as project, project.history() as history:
+        snapshot = history.at(at)
+        _say_which(at, snapshot, project.zone, quiet=settings.quiet)
+        entries = history.ls(snapshot, project.scope([path] if path else []))
+        # The first entry is fetched before anything is printed, so that a failure to reach the bucket
+        # is still reported as one error object.
+        first = next(entries, None)
+        if first is None and path:
+            raise history.not_there(snapshot, project.path(path))
+        print_entries(snapshot, first, entries, settings, with_details=with_details)
+    return 0
+
+
+@click.command()
+@click.argument("path")
+@option("--at", metavar="SNAPSHOT", default="", help=AT_HELP)
+@common_options
+@click.pass_context
+def cat(ctx: click.Context, path: str, at: str) -> int:
+    """Write one file of the bucket to stdout, as it is now or was in an older snapshot.
+
+    Every byte is verified before it is written; of a symlink the target is printed.
+    """
+    settings = settings_of(ctx)
+    if settings.json:
+        raise UsageError(
+            "cat writes a file's bytes, not JSON", f"`manifest-sync ls {path} --json` describes it"
+        )
+    with open_project(settings) as project, project.history() as history:
+        snapshot = history.at(at)
+        _say_which(at, snapshot, project.zone, quiet=settings.quiet)
+        for piece in history.read(snapshot, project.path(path)):
+            write_bytes(piece)
+    return 0
+
+
+def _say_which(at: str, snapshot: Manifest, zone: tzinfo, *, quiet: bool) -> None:
+    """Which snapshot was meant, where that is not plain from the words."""
+    from manifest_sync.cli.history_output import describe  # noqa: PLC0415
+
+    if at and at != str(snapshot.sequence) and not quiet:
+        write_stderr(f"{at}: {describe(snapshot, zone)}")

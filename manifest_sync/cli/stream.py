@@ -1,0 +1,76 @@
+"""Output of any length: written as it comes, never held in memory as a whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
+
+from manifest_sync.cli.options import Settings
+from manifest_sync.cli.output import write_bytes
+from manifest_sync.model import Path, display
+
+_BATCH = 500
+_IN_MEMORY = 1 << 20
+
+
+def write_batches(pieces: Iterable[bytes]) -> None:
+    """Pieces on stdout, some hundred with one write."""
+    batch: list[bytes] = []
+    for piece in pieces:
+        batch.append(piece)
+        if len(batch) >= _BATCH:
+            write_bytes(b"".join(batch))
+            batch.clear()
+    write_bytes(b"".join(batch))
+
+
+def shown_path(path: Path) -> bytes:
+    """A path at the end of a line of stdout.
+
+    Into a pipe go names as they are, for ``--files-from``; a terminal gets them made printable.
+    """
+    return display(path).encode("utf-8", "backslashreplace") if sys.stdout.isatty() else path
+
+
+class JsonLists:
+    """One JSON object with lists of any length, kept in files until all of it is known to be good.
+
+    So that an error on the way is still reported as the one object, and not behind half of one.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._lists: dict[str, IO[bytes]] = {
+            name: tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed by `close`
+            for name in names
+        }
+
+    def add(self, name: str, value: Mapping[str, Any]) -> None:
+        """Append to one of the lists."""
+        file = self._lists[name]
+        file.write((b", " if file.tell() else b"") + json.dumps(value).encode("ascii"))
+
+    def write(self, settings: Settings, fields: Mapping[str, Any]) -> None:
+        """Print the object: ``fields``, then the lists."""
+        settings.json_begun = True
+        write_bytes(json.dumps(fields)[:-1].encode("ascii"))
+        for name, file in self._lists.items():
+            write_bytes(f', "{name}": ['.encode("ascii"))
+            file.seek(0)
+            while piece := file.read(_IN_MEMORY):
+                write_bytes(piece)
+            write_bytes(b"]")
+        write_bytes(b"}\n")
+
+    def close(self) -> None:
+        """Let the files go."""
+        for file in self._lists.values():
+            file.close()
+
+    def __enter__(self) -> JsonLists:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,49 @@
+"""The commands of a project that look back; `manifest_sync.project` adds those that change something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from manifest_sync import observe
+from manifest_sync.history import History, LogRecord, PagesSeen
+from manifest_sync.index import Index
+from manifest_sync.model import Entry
+from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.repository import Repository
+
+
+class ProjectHistory(ProjectFolder):
+    """A project's folder with the commands that read the bucket's past."""
+
+    @contextmanager
+    def history(self) -> Iterator[History]:
+        """The bucket's past as its head tells it now.
+
+        The lock is held only while the head is read: what is printed may stand in a pager for hours.
+        """
+        with self.workspace((), must_lock=False) as ws:
+            head = observe.load_head(ws)
+        with Index.open(self.index_path(), read_only=True) as index:
+            repository = Repository(self.store(), PagesSeen(index), jobs=self._jobs)
+            yield History(repository, head, self._jobs, self.now())
+
+    def log(self, count: int | None = None) -> Iterator[LogRecord]:
+        """The newest ``count`` snapshots (None: all), newest first."""
+        with self.history() as history:
+            yield from history.log(count)
+
+    def ls(self, path: str = "", at: str = "") -> Iterator[Entry]:
+        """The entries of a snapshot (default: the head) at or below ``path``, in path order.
+
+        Args:
+            at: sequence number, prefix of an id, name of a pin, or time.
+        """
+        scope = self.scope([path] if path else [])
+        with self.history() as history:
+            yield from history.ls(history.at(at), scope)
+
+    def cat(self, path: str, at: str = "") -> Iterator[bytes]:
+        """The content of one file of a snapshot (default: the head), verified, piece by piece."""
+        with self.history() as history:
+            yield from history.read(history.at(at), self.path(path))
