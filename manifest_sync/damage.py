@@ -113,7 +113,7 @@ class Damage:
 
 
 def _cure_head(_: Damage) -> str:
-    return "`manifest-sync doctor` says how to restore the head from the newest snapshot"
+    return "`manifest-sync doctor --restore-head` writes a new one from the newest snapshot"
 
 
 def _cure_snapshot(damage: Damage) -> str:

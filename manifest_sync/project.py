@@ -27,6 +27,7 @@ from manifest_sync.project_history import ProjectHistory
 from manifest_sync.pull import pull
 from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
+from manifest_sync.repair import RepairOptions, RepairReport, repair
 from manifest_sync.report import Progress, RunReport, StatusReport
 from manifest_sync.restore import pull_at, restore
 from manifest_sync.retention import parse_retention
@@ -41,7 +42,7 @@ from manifest_sync.workspace import Workspace
 
 DEFAULT_ROOT = "experiments"
 
-_Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport, VerifyReport)
+_Report = TypeVar("_Report", RunReport, StatusReport, GcReport, PinReport, VerifyReport, RepairReport)
 
 
 class Project(ProjectHistory):
@@ -232,6 +233,17 @@ class Project(ProjectHistory):
             raise UsageError("--local looks at no bucket, so there is no data to read", "use one of them")
         with self.workspace((), must_lock=False) as ws:
             return self._timed(ws, lambda: verify_local(ws) if local else verify(ws, read_data=read_data))
+
+    def repair(self, read_data: bool = False, dry_run: bool = False, message: str = "") -> RepairReport:
+        """Write again, from what is here, what is missing or damaged in the bucket; sends nothing else.
+
+        Args:
+            read_data: look for damage by reading every byte.
+            dry_run: only say what would be done.
+            message: recorded with the snapshot, if one has to be published.
+        """
+        with self.workspace(()) as ws:
+            return self._timed(ws, lambda: repair(ws, RepairOptions(read_data, dry_run, message)))
 
     def rebuild_index(self) -> RunReport:
         """Make the index anew from the tree and the bucket; the old one is kept beside it."""

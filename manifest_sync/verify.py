@@ -6,6 +6,7 @@ snapshots → pages → packs (a listing, or every byte) → whom does it hurt �
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from manifest_sync import manifest as fmt
 from manifest_sync import observe
@@ -35,6 +36,19 @@ MAX_ROUNDS = 4
 """How often all is looked at anew because collections went by and what they took is not known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One look at a bucket: what was found, and what was looked at.
+
+    ``stands_in``: there is no readable head; ``head`` is the newest snapshot.
+    """
+
+    head: Head
+    stands_in: bool
+    report: VerifyReport
+    verifier: Verifier
+
+
 def verify(ws: Workspace, *, read_data: bool) -> VerifyReport:
     """Look at everything that the head, the retained snapshots and the pins reach.
 
@@ -46,12 +60,22 @@ def verify(ws: Workspace, *, read_data: bool) -> VerifyReport:
         RolledBack, WrongRepository: the head is not one that this machine may follow.
         StoreUnavailable, AccessDenied: the store failed.
     """
+    return examine(ws, read_data=read_data).report
+
+
+def examine(ws: Workspace, *, read_data: bool, suspects: frozenset[str] = frozenset()) -> Examined:
+    """`verify`, and what it worked with.
+
+    Args:
+        suspects: keys of pages and packs that are read and checked in any case.
+    """
     head, lost = _load_head(ws)
     for _ in range(MAX_ROUNDS):
         report = VerifyReport(read_data=read_data)
         report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
         report.files = head.manifest.files
-        Verifier(ws, head, report).run()
+        verifier = Verifier(ws, head, report, suspects)
+        verifier.run()
         if not report.damaged or lost is not None:
             break
         # Beside a collection, an object may go that this run still looked for: then the head has moved.
@@ -65,7 +89,7 @@ def verify(ws: Workspace, *, read_data: bool) -> VerifyReport:
         head = latest
     if lost is not None:
         report.damaged.insert(0, lost)
-    return report
+    return Examined(head, lost is not None, report, verifier)
 
 
 def verify_local(ws: Workspace) -> VerifyReport:
@@ -119,16 +143,19 @@ def _newest_snapshot(ws: Workspace) -> Head | None:
 class Verifier:
     """One look at what one head reaches; fills in a report."""
 
-    def __init__(self, ws: Workspace, head: Head, report: VerifyReport) -> None:
+    def __init__(
+        self, ws: Workspace, head: Head, report: VerifyReport, suspects: frozenset[str] = frozenset()
+    ) -> None:
         self._ws = ws
+        self._suspects = suspects
         self._head = head
         self._report = report
         store = ws.repository.store
         self._store = store
-        self._page_reader = LenientPages(store, ws.index, ws.jobs)
-        self._pack_reader = PackReader(store, ws.jobs, ws.progress)
+        self.page_reader = LenientPages(store, ws.index, ws.jobs)
+        self.pack_reader = PackReader(store, ws.jobs, ws.progress)
         self._files = WholeFiles()
-        self._packs: dict[PackRef, PackUse] = {}
+        self.packs: dict[PackRef, PackUse] = {}
         self.pages: list[PageUse] = []
 
     def run(self) -> None:
@@ -139,10 +166,10 @@ class Verifier:
         report.unchecked += surveyed.unchecked
         self.pages = list(surveyed.pages.values())
         self._check_pages()
-        own = [use for use in self._packs.values() if not use.ref.is_external]
+        own = [use for use in self.packs.values() if not use.ref.is_external]
         report.unchecked += [
             (use.key, "it lies outside the repository, which this version cannot read")
-            for use in self._packs.values()
+            for use in self.packs.values()
             if use.ref.is_external
         ]
         self._check_packs(own)
@@ -154,7 +181,9 @@ class Verifier:
         else:
             expected = {use.key for use in self.pages}
             listed = {i.key: i.size for i in self._store.list("pages/") if i.key in expected}
-        reads = self._page_reader.read(self.pages, lambda use: listed.get(use.key) != use.ref.stored)
+        reads = self.page_reader.read(
+            self.pages, lambda use: listed.get(use.key) != use.ref.stored or use.key in self._suspects
+        )
         for number, read in enumerate(reads):
             if read.what:
                 self._report.damaged.append(_page_damage(read))
@@ -172,9 +201,9 @@ class Verifier:
             external = False
             for chunk in entry.chunks:
                 ref = chunk.frame.pack
-                use = self._packs.get(ref)
+                use = self.packs.get(ref)
                 if use is None:
-                    use = self._packs[ref] = PackUse(ref, len(self._packs))
+                    use = self.packs[ref] = PackUse(ref, len(self.packs))
                 use.add_page(page)
                 external = external or ref.is_external
                 if read_data:
@@ -186,9 +215,9 @@ class Verifier:
     def _check_packs(self, packs: list[PackUse]) -> None:
         if not packs:
             return
-        reader, progress = self._pack_reader, self._ws.progress
+        reader, progress = self.pack_reader, self._ws.progress
         if not self._report.read_data:
-            for read in reader.list_all(packs):
+            for read in reader.list_all(packs, self._suspects):
                 self._blame_pack(read.use, read.what)
             return
         progress.begin("transfer", files=len(packs), bytes_=sum(use.ref.size for use in packs))
@@ -198,7 +227,7 @@ class Verifier:
                 damaged.append((read.use, read.what))
             elif read.disagrees:
                 self._blame_places(read.use)
-        reader.finish(self._files, list(self._packs.values()), {use.number for use, _ in damaged})
+        reader.finish(self._files, list(self.packs.values()), {use.number for use, _ in damaged})
         progress.end("transfer")
         self._report.bytes = reader.bytes
         for use, what in damaged:
@@ -206,7 +235,7 @@ class Verifier:
         self._blame_wrong_files()
 
     def _blame_pack(self, use: PackUse, what: str) -> None:
-        frames = FrameReader(self._pack_reader.load(use))
+        frames = FrameReader(self.pack_reader.load(use))
 
         def is_hurt(entry: Entry) -> bool:
             return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
@@ -216,7 +245,7 @@ class Verifier:
 
     def _blame_places(self, use: PackUse) -> None:
         """A page names a chunk that the pack's own tables do not: fine, if its bytes are there."""
-        frames = FrameReader(self._pack_reader.load(use))
+        frames = FrameReader(self.pack_reader.load(use))
 
         def is_hurt(entry: Entry) -> bool:
             return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
@@ -248,7 +277,7 @@ class Verifier:
     def _hurt(self, pages: Iterable[int], is_hurt: Callable[[Entry], bool]) -> tuple[HurtFile, ...]:
         """Which files of these pages are hurt, and in which snapshots."""
         found: dict[Path, tuple[list[tuple[int, int]], bool, str]] = {}
-        for read in self._page_reader.read((self.pages[page] for page in pages), lambda _: False):
+        for read in self.page_reader.read((self.pages[page] for page in pages), lambda _: False):
             for entry in read.entries or ():
                 if is_hurt(entry):
                     spans, head, host = found.get(entry.path, ([], False, entry.writer.host))

@@ -81,17 +81,26 @@ class PackReader:
         self.bytes = 0
         """Read so far by `read_all`."""
 
-    def list_all(self, packs: Sequence[PackUse]) -> Iterator[PackRead]:
-        """Every pack that is not there with its size. A listing is no evidence: each is asked for itself."""
+    def list_all(
+        self, packs: Sequence[PackUse], suspects: frozenset[str] = frozenset()
+    ) -> Iterator[PackRead]:
+        """Every pack that is not there with its size. A listing is no evidence: each is asked for itself.
+
+        Args:
+            suspects: keys of packs that are read whole.
+        """
         expected = {use.key: use for use in packs}
         fine: set[str] = set()
         for item in self._store.list("packs/"):
             use = expected.get(item.key)
             if use is not None and item.size == use.ref.size:
                 fine.add(item.key)
-        suspects = [use for use in packs if use.key not in fine]
+        unlisted = [use for use in packs if use.key not in fine and use.key not in suspects]
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="pack") as pool:
-            yield from (read for read in pool.map(self._probe, suspects) if read.what)
+            yield from (read for read in pool.map(self._probe, unlisted) if read.what)
+        for use in packs:
+            if use.key in suspects and (what := self._what(use)):
+                yield PackRead(use, what)
 
     def _probe(self, use: PackUse) -> PackRead:
         """Whether a pack is there after all and ends where it should, by its last bytes."""

@@ -19,6 +19,7 @@ from manifest_sync.cli.options import (
     split_names,
 )
 from manifest_sync.cli.output import print_run
+from manifest_sync.cli.verify_commands import run_repair
 from manifest_sync.errors import UsageError
 
 MODES = ("new", "copy", "full")
@@ -55,14 +56,27 @@ def _shared_options(command: _Command) -> _Command:
 @click.command()
 @_shared_options
 @option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@option("--repair", is_flag=True, help="Upload what is missing or damaged in the bucket, and nothing else.")
+@option("--read-data", is_flag=True, help="With --repair: look for damage by reading every byte.")
 @common_options
 @click.pass_context
-def push(ctx: click.Context, /, message: str, **given: Any) -> int:
+def push(ctx: click.Context, /, message: str, repair: bool, read_data: bool, **given: Any) -> int:
     """Send this side's changes to the bucket.
 
     Never undoes what another machine did; what both changed is a conflict, and stays. PATH goes with
     --resolve.
+
+    With --repair no change is sent: what `verify` finds missing or damaged is written again, from the files,
+    the trash and the caches here. Run it on each machine that may have some of it; an ordinary push follows
+    when you want one.
     """
+    if repair:
+        refuse_beside_repair(ctx, given)
+        return run_repair(ctx, read_data=read_data, dry_run=given["dry_run"], message=message)
+    if read_data:
+        raise UsageError(
+            "--read-data goes with --repair", "to look only, use `manifest-sync verify --read-data`"
+        )
     return _run(ctx, "push", given, message=message)
 
 
@@ -108,6 +122,21 @@ def _run(ctx: click.Context, command: str, given: dict[str, Any], **own: Any) ->
         report = project.push(**options) if command == "push" else project.pull(**options)
     print_run(report, settings)
     return report.exit_code
+
+
+def refuse_beside_repair(ctx: click.Context, given: dict[str, Any]) -> None:
+    """--repair looks at everything and sends no changes, so nothing may choose among them.
+
+    Raises:
+        UsageError: an option that would was typed.
+    """
+    typed = [name for name in given if name != "dry_run" and from_command_line(ctx, name) and given[name]]
+    if typed:
+        name = "PATH" if typed[0] == "paths" else f"--{typed[0].replace('_', '-')}"
+        raise UsageError(
+            f"{name} and --repair exclude each other",
+            "--repair sends no changes; run an ordinary push after it",
+        )
 
 
 def _pull_at(ctx: click.Context, at: str, given: dict[str, Any], *, restore_deleted: bool) -> int:

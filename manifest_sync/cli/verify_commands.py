@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import human_size, print_json, print_lines
 from manifest_sync.damage import Damage, VerifyReport, show_ranges
 from manifest_sync.model import display
+
+if TYPE_CHECKING:
+    from manifest_sync.repair import RepairReport
 
 MOST_FILES = 10
 
@@ -31,6 +36,55 @@ def verify(ctx: click.Context, read_data: bool, local: bool) -> int:
     else:
         print_lines(local_lines(report, settings) if local else bucket_lines(report, settings))
     return report.exit_code
+
+
+def run_repair(ctx: click.Context, *, read_data: bool, dry_run: bool, message: str) -> int:
+    """``push --repair``."""
+    settings = settings_of(ctx)
+    with open_project(settings) as project:
+        report = project.repair(read_data=read_data, dry_run=dry_run, message=message)
+    if settings.json:
+        print_json(report.to_json())
+    else:
+        print_lines(repair_lines(report, settings))
+    return report.exit_code
+
+
+def repair_lines(report: RepairReport, settings: Settings) -> list[str]:
+    """The text of ``push --repair``."""
+    would = "would be " if report.dry_run else ""
+    lines: list[str] = []
+    if report.repaired and not settings.quiet:
+        lines.append(f"{len(report.repaired):,} {would}repaired:")
+        lines += _first([f"  {key}: {how}" for key, how in report.repaired], settings)
+    if report.moved and not settings.quiet:
+        lines.append(f"{len(report.moved):,} files {would}uploaded anew:")
+        lines += _first([f"  {display(path)}" for path in report.moved], settings)
+    reasons = dict(report.tried)
+    for damage in report.left:
+        shown = damage_lines(damage, settings)
+        if damage.key in reasons:
+            shown.insert(1, f"  not repaired from here: {reasons[damage.key]}")
+        lines += shown
+    if report.unchecked:
+        lines.append(f"{len(report.unchecked):,} not looked at:")
+        lines += _first([f"  {key}: {reason}" for key, reason in report.unchecked], settings)
+    if settings.quiet:
+        return lines
+    verdict = _repair_verdict(report)
+    sent = f"{human_size(report.bytes)} {would}stored"
+    return [*lines, f"push --repair: {verdict}; {sent}, {report.seconds:.1f} s; sequence {report.sequence}"]
+
+
+def _repair_verdict(report: RepairReport) -> str:
+    if not report.found:
+        more = "" if report.read_data else "; --read-data looks for damaged bytes too"
+        return f"nothing is missing{more}"
+    left = len(report.left)
+    verdict = f"{report.found:,} damaged, {left:,} left"
+    if any(damage.head for damage in report.left):
+        return f"{verdict}; the current state is still hurt"
+    return f"{verdict}; the current state is whole" if left else verdict
 
 
 def local_lines(report: VerifyReport, settings: Settings) -> list[str]:

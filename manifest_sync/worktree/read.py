@@ -88,6 +88,21 @@ class Reader:
             raise read_failure(self.path, error) from None
         return b"".join(parts)
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer only at the end of the file.
+
+        Raises:
+            Unreadable: the disk failed.
+        """
+        parts = []
+        try:
+            while size and (data := os.pread(self._descriptor, size, offset)):
+                parts.append(data)
+                offset, size = offset + len(data), size - len(data)
+        except OSError as error:
+            raise read_failure(self.path, error) from None
+        return b"".join(parts)
+
     def unchanged(self) -> bool:
         """Whether size, mtime, ctime and inode are still those of `stat`: what was read is not torn."""
         found = os.fstat(self._descriptor)

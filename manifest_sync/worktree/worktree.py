@@ -14,7 +14,7 @@ from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
 from manifest_sync.worktree import read
 from manifest_sync.worktree.folders import Folders, split
-from manifest_sync.worktree.outcomes import TargetBlocked, disk_failure
+from manifest_sync.worktree.outcomes import TargetBlocked, disk_failure, read_failure
 from manifest_sync.worktree.read import Reader
 from manifest_sync.worktree.replace import Replacer, make_own_folder
 from manifest_sync.worktree.scan import Known, Listing, Scanner
@@ -176,6 +176,18 @@ class Worktree:
             Vanished, Unreadable: it is gone; it may not be read or is no regular file.
         """
         return read.open_read(self._folders, path, follow=self._follow)
+
+    def open_trashed(self, run: str, number: int) -> Reader:
+        """Open what a run's step took away, for reading.
+
+        Raises:
+            Unreadable: it is not there any more, or is no regular file.
+        """
+        path = os.fsencode(self.trash().content_path(run, number))
+        try:
+            return Reader(Path(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        except OSError as error:
+            raise read_failure(Path(path), error) from None
 
     def read_link(self, path: Path) -> bytes:
         """The target of a symlink.

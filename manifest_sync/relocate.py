@@ -1,0 +1,161 @@
+"""Publishing what is here in new packs: for files of the head whose packs are lost and cannot be made anew.
+
+The entries stay as they are but for the places of the hurt chunks. The journal of uploaded chunks (``sent``)
+remembers what has arrived, as for a repack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from manifest_sync import manifest as fmt
+from manifest_sync import observe, records
+from manifest_sync.errors import Damaged
+from manifest_sync.localchunks import LocalChunks, Place
+from manifest_sync.manifest import Manifest
+from manifest_sync.merge import Change
+from manifest_sync.model import ChunkRef, Entry, Hash, Path
+from manifest_sync.packer import Packer, Slot
+from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.upload import drop_collected
+from manifest_sync.workspace import Workspace
+
+Hurt = dict[ChunkRef, list[Place]]
+"""Chunks that the bucket does not hold where pages say, and where they may be here."""
+
+
+@dataclass(slots=True)
+class Relocated:
+    """What a publish did: paths whose content was sent anew, and what was stored for it."""
+
+    paths: list[Path] = field(default_factory=list)
+    stored_bytes: int = 0
+
+
+def relocate(
+    ws: Workspace,
+    head: Head,
+    hurt: Hurt,
+    message: str,
+    revise: Callable[[Manifest], Manifest],
+    done: Relocated,
+) -> Head | Raced:
+    """Publish the entries of ``head`` with hurt chunks whose content is here; the head if there is nothing.
+
+    Args:
+        revise: what else changes in the manifest; see `Repository.publish`.
+        done: filled in.
+
+    Raises:
+        Damaged: a page that the change falls in cannot be read.
+    """
+    mover = _Mover(ws, head, hurt)
+    try:
+        mover.send()
+    finally:
+        mover.close()
+    changes = list(mover.iter_changes())
+    if not changes and revise(head.manifest) == head.manifest:
+        return head
+    commit = Commit(
+        snapshot=ws.new_id(),
+        session=mover.session,
+        time=ws.timestamp(),
+        machine=ws.machine,
+        host=ws.host,
+        message=message or "push --repair",
+        writer=ws.version,
+        stored_bytes=mover.packer.stored_bytes,
+    )
+    outcome = ws.repository.publish(head, changes, commit, revise=revise)
+    if isinstance(outcome, Head):
+        done.paths = [path for path, _ in changes]
+        done.stored_bytes += mover.packer.stored_bytes
+        observe.save_head(ws, outcome)
+    return outcome
+
+
+def movable(ws: Workspace, head: Head, hurt: Hurt) -> list[Path]:
+    """Paths of the entries that `relocate` would publish: all that is hurt of them is here."""
+    found = []
+    with LocalChunks(ws.worktree) as local:
+        for entry in _hurt_entries(ws, head, hurt):
+            lost = [chunk for chunk in entry.chunks if chunk in hurt]
+            if all(local.read(chunk.id, chunk.length, hurt[chunk]) is not None for chunk in lost):
+                found.append(entry.path)
+    return found
+
+
+def _hurt_entries(ws: Workspace, head: Head, hurt: Hurt) -> Iterator[Entry]:
+    """The entries of the head that need one of these chunks; a lost page hides its own, not the rest."""
+    for page in head.manifest.pages if hurt else ():
+        try:
+            entries = ws.repository.load_page(page)
+        except Damaged:
+            continue
+        for entry in entries:
+            if any(chunk in hurt for chunk in entry.chunks):
+                yield entry
+
+
+class _Mover:
+    def __init__(self, ws: Workspace, head: Head, hurt: Hurt) -> None:
+        self._ws = ws
+        self._head = head
+        self._hurt = hurt
+        self._fence = head.manifest.fence
+        self._bad = {chunk.frame.pack for chunk in hurt}
+        self._slots: deque[Slot] = deque()
+        self.session = fmt.new_session(self._fence, ws.random_bytes(16))
+        store, session = ws.repository.store, self.session
+        self.packer = Packer(
+            lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs
+        )
+        drop_collected(ws, head)
+
+    def close(self) -> None:
+        self.packer.close()
+
+    def send(self) -> None:
+        """Upload the hurt chunks that entries of the head need, as far as they are here."""
+        tried: set[Hash] = set()
+        with LocalChunks(self._ws.worktree) as local:
+            for entry in _hurt_entries(self._ws, self._head, self._hurt):
+                for chunk in entry.chunks:
+                    places = self._hurt.get(chunk)
+                    if places is None or chunk.id in tried or self._place(chunk.id) is not None:
+                        continue
+                    tried.add(chunk.id)
+                    data = local.read(chunk.id, chunk.length, places)
+                    if data is not None:
+                        self._slots.append(self.packer.add(chunk.id, data))
+                        self._record()
+        self.packer.finish()
+        self._record()
+
+    def iter_changes(self) -> Iterator[Change]:
+        """The entries that are whole again, in path order."""
+        for entry in _hurt_entries(self._ws, self._head, self._hurt):
+            chunks = tuple(map(self._moved, entry.chunks))
+            whole = tuple(chunk for chunk in chunks if chunk is not None)
+            if len(whole) == len(chunks) and whole != entry.chunks:
+                yield entry.path, replace(entry, chunks=whole)
+
+    def _moved(self, chunk: ChunkRef) -> ChunkRef | None:
+        return self._place(chunk.id) if chunk in self._hurt else chunk
+
+    def _place(self, chunk_id: Hash) -> ChunkRef | None:
+        """Where the chunk has been uploaded to; a place in a damaged pack is none."""
+        sent = self._ws.index.sent(chunk_id)
+        place = None if sent is None else records.parse_chunk(sent[0])
+        return None if place is None or place.frame.pack in self._bad else place
+
+    def _record(self) -> None:
+        self.packer.settle()
+        done = []
+        while self._slots and (ref := self._slots[0].ref) is not None:
+            done.append((self._slots.popleft().id, records.encode_chunk(ref), self._fence))
+        if done:
+            self._ws.index.put_sent(done)
