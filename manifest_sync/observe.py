@@ -77,8 +77,13 @@ def load_head(ws: Workspace) -> Head:
                 f"the bucket holds {head.manifest.repository}",
                 "run `manifest-sync rebuild-index --accept-rollback` to start anew with this bucket",
             )
-    attempt = ws.index.get_meta("attempt")
+    attempt, seen = ws.index.get_meta("attempt"), ws.index.get_meta("snapshot")
+    is_rollback = ws.accept_rollback and seen is not None and not ws.repository.is_ancestor(seen, head)
     with ws.index.transaction():
+        if is_rollback:
+            # The fences noted with what was uploaded belong to a history that the bucket has left.
+            ws.index.clear_pending()
+            ws.index.clear_sent()
         if attempt is not None:
             if ws.repository.is_ancestor(attempt, head):
                 ws.index.publish_planned()

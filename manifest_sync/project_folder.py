@@ -187,7 +187,7 @@ class ProjectFolder:
     def store(self) -> Store:
         """The configured bucket, opened once."""
         if self._opened_store is None:
-            self._opened_store = open_store(self.location())
+            self._opened_store = open_store(self.location(), note=self._progress.note)
         return self._opened_store
 
     @property

@@ -163,17 +163,20 @@ class Repository(PageReader):
         Existence in the bucket is never asked: an object that a list names may vanish at any moment.
         """
         fence = head.manifest.fence
-        if fence <= since:
+        if fence == since:
             return frozenset()
+        # A fence below one that was seen here is that of another history, whose lists say nothing about ours.
+        if fence < since:
+            return None
         lists = {number: key for number, key in head.manifest.collections if number > since}
         if set(lists) != set(range(since + 1, fence + 1)):
             return None
         named: set[str] = set()
-        for key in lists.values():
+        for number, key in lists.items():
             try:
                 found = self.store.get(key, max_bytes=fmt.MAX_GC_LIST)
                 assert found is not None
-                named.update(fmt.parse_gc_list(found.body))
+                named.update(fmt.parse_gc_list(found.body, number))
             except (NotFound, Damaged, StoreUnavailable):
                 return None
         return frozenset(named)

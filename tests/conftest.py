@@ -5,9 +5,12 @@ The suites that draw at random have a quick half, which always runs, and a long 
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def soak(pytestconfig: pytest.Config) -> Soak:
     return Soak(pytestconfig.getoption("--seed"), pytestconfig.getoption("--soak"))
+
+
+@pytest.fixture
+def fast_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the system has one: for tests of many short runs, whose time goes to fsync."""
+    shared_memory = Path("/dev/shm")
+    if not os.access(shared_memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared_memory, prefix="manifest-sync-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost races are tried again at once."""
+    monkeypatch.setattr("manifest_sync.project_folder.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,11 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """One answer. ``reset``: read the request and close without a word. ``cut``: send so many bytes only."""
+    """One answer. ``reset``: read the request and close without a word. ``cut``: send so many bytes only.
+
+    ``endless``: do not say how long the body is. ``drip``: seconds between two bytes, headers too.
+    A header whose value is empty is left out.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -20,6 +25,8 @@ class Answer:
     reset: bool = False
     stall: float = 0.0
     cut: int | None = None
+    endless: bool = False
+    drip: float = 0.0
 
 
 def error(status: int, code: str, **headers: str) -> Answer:
@@ -46,6 +53,22 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: a client that gave up waiting is what a stall is for."""
 
 
+class _Drip(io.BufferedIOBase):
+    """Writes a byte at a time."""
+
+    def __init__(self, inner: io.BufferedIOBase, seconds: float, stop: threading.Event) -> None:
+        self._inner = inner
+        self._seconds = seconds
+        self._stop = stop
+
+    def write(self, data: Any, /) -> int:
+        for byte in bytes(data):
+            self._inner.write(bytes([byte]))
+            if self._stop.wait(self._seconds):
+                break
+        return len(data)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -61,15 +84,19 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.reset:
             self.close_connection = True
             return
+        if answer.drip:
+            self.close_connection = True
+            self.wfile = _Drip(self.wfile, answer.drip, script.stop)
         self.send_response(answer.status)
         for name, value in {"ETag": '"e"', **answer.headers}.items():
-            self.send_header(name, value)
-        if answer.status != 304:
+            if value:
+                self.send_header(name, value)
+        if answer.status != 304 and not answer.endless:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if answer.status != 304:
             self.wfile.write(answer.body if answer.cut is None else answer.body[: answer.cut])
-        self.close_connection = answer.cut is not None
+        self.close_connection = self.close_connection or answer.cut is not None or answer.endless
 
     def do_GET(self) -> None:
         self.answer()

@@ -88,7 +88,7 @@ def test_a_blocked_path_does_not_stop_the_rest(pair: tuple[Machine, Machine]) ->
     for name in ("b", "c"):
         gpu.write(name, "new")
     gpu.push()
-    (laptop.root / "b").mkdir()
+    (laptop.root / "b/empty").mkdir(parents=True)
     report = laptop.pull()
     assert [path for path, _ in report.skipped] == [b"b"]
     assert report.exit_code == 3

@@ -21,7 +21,9 @@ from manifest_sync.errors import (
 )
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import NotFound, PreconditionFailed, Unknown
-from manifest_sync.stores.retry import MAX_RETRY_AFTER, Retry, parse_retry_after
+from manifest_sync.stores.notes import Notes
+from manifest_sync.stores.patience import Patience
+from manifest_sync.stores.retry import MAX_RETRY_AFTER, Retry, Transient, parse_retry_after
 from manifest_sync.stores.s3 import S3Store
 from tests.scripted_server import Answer, Script, error, scripted_server
 from tests.servers import S3Server
@@ -80,6 +82,116 @@ def test_plain_writes_are_tried_again(s3: Scripted, failure: Answer) -> None:
     assert [(method, path, body) for method, path, _, body in s3.script.seen] == [
         ("PUT", "/b/p/k", b"body")
     ] * 2
+
+
+def test_an_answer_without_an_etag_is_no_answer(s3: Scripted) -> None:
+    """A network's sign-in page says 200 to everything: nothing was stored, and this is no object."""
+    page = Answer(200, b"<html>sign in</html>", {"ETag": ""})
+    s3.answers(page, Answer())
+    s3.store.put("k", b"body")
+    s3.answers(page, Answer(body=b"fine"))
+    assert s3.store.get("k", max_bytes=100) is not None
+    s3.answers(page, Answer(206, b"234", {"Content-Range": "bytes 2-4/10"}))
+    assert s3.store.get_range("k", 2, 3) == b"234"
+    assert len(s3.script.seen) == 6
+    s3.answers(page)
+    with pytest.raises(Unknown):
+        s3.store.put_if("k", b"body", etag=None)
+    s3.answers(*[page] * 6)
+    with pytest.raises(StoreUnavailable, match="not come from an S3 service"):
+        s3.store.put("k", b"body")
+
+
+@pytest.mark.parametrize("status", [304, 409, 412])
+def test_an_answer_to_a_condition_that_was_not_named(s3: Scripted, status: int) -> None:
+    odd = error(status, "Odd")
+    s3.answers(odd, Answer(body=b"fine"))
+    assert s3.store.get("k", max_bytes=100) is not None
+    s3.answers(odd, Answer(206, b"234", {"Content-Range": "bytes 2-4/10"}))
+    assert s3.store.get_range("k", 2, 3) == b"234"
+    s3.answers(odd, Answer())
+    s3.store.put("k", b"body")
+    s3.answers(*[odd] * 3)
+    with pytest.raises(StoreUnavailable):
+        s3.store.put("k", b"body")
+    assert len(s3.script.seen) == 9
+
+
+def test_a_condition_that_was_named_and_another_answer(s3: Scripted) -> None:
+    s3.answers(error(412, "PreconditionFailed"), Answer(body=b"fine"))
+    assert s3.store.get("k", unless_etag='"e"', max_bytes=100) is not None
+    s3.answers(error(304, ""))
+    with pytest.raises(Unknown):
+        s3.store.put_if("k", b"body", etag='"e"')
+
+
+def test_a_body_that_only_the_end_of_the_connection_ends(s3: Scripted) -> None:
+    s3.answers(Answer(body=b"cut off wh", endless=True), Answer(body=b"cut off where?"))
+    found = s3.store.get("k", max_bytes=100)
+    assert found is not None
+    assert found.body == b"cut off where?"
+
+
+def test_a_byte_now_and_then_is_no_progress() -> None:
+    """Neither timeouts of the connection nor its end come to help: the headers, the body, an error's body."""
+    slow = Answer(body=b"x" * 10_000, drip=0.02)
+    with scripted_server() as script:
+        store = S3Store(
+            replace(LOCATION, endpoint_url=script.url),
+            retry=Retry(sleep=lambda _: None),
+            read_timeout=5,
+            patience=Patience(0.4),
+        )
+        for call in (
+            lambda: store.get("k", max_bytes=10_000),
+            lambda: store.get_range("k", 0, 10_000),
+            lambda: store.put("k", b"body"),
+            lambda: list(store.list("")),
+            lambda: store.delete("k"),
+        ):
+            script.answers.extend([slow] * 3)
+            with pytest.raises(StoreUnavailable, match="nothing moved"):
+                call()
+            assert script.answers == []
+        script.answers.append(slow)
+        with pytest.raises(Unknown):
+            store.put_if("k", b"body", etag=None)
+        store.close()
+
+
+def test_whoever_waits_is_told_why() -> None:
+    told: list[str] = []
+    with scripted_server() as script:
+        store = S3Store(
+            replace(LOCATION, endpoint_url=script.url),
+            retry=Retry(sleep=lambda _: None),
+            read_timeout=5,
+            patience=Patience(5, worried=0.2),
+            note=told.append,
+        )
+        script.answers.extend([error(503, "SlowDown"), Answer()])
+        store.put("k", b"body")
+        assert told == [], "what passes at once is no news"
+        script.answers.extend([Answer(stall=0.6, body=b"late")])
+        assert store.get("k", max_bytes=10) is not None
+        assert len(told) == 1
+        assert "GET k" in told[0]
+        store.close()
+
+
+def test_a_note_every_ten_seconds_at_most() -> None:
+    told: list[str] = []
+    now = [100.0]
+    notes = Notes(told.append, clock=lambda: now[0])
+    failure = Transient(StoreUnavailable("s3://b: k: 503 SlowDown"))
+    notes.on_wait(failure, 1, 0.5)
+    assert told == []
+    notes.on_wait(failure, 2, 0.5)
+    notes.on_wait(failure, 3, 2.2)
+    assert told == ["s3://b: k: 503 SlowDown; trying again in 1 s"]
+    now[0] += 10
+    notes.on_wait(failure, 1, 30.0)
+    assert told[1:] == ["s3://b: k: 503 SlowDown; trying again in 30 s"]
 
 
 def test_tries_end(s3: Scripted) -> None:

@@ -109,8 +109,7 @@ class Tree:
         return f"{run}/{self._slots}"
 
     def trash_path(self, stored: str) -> str:
-        run, _, number = stored.partition("/")
-        return self.worktree.trash().content_path(run, int(number))
+        return os.path.join(self.worktree._area().trash_path, stored)
 
     def trashed(self, stored: str) -> bytes:
         with open(self.trash_path(stored), "rb") as file:

@@ -175,7 +175,8 @@ def _headline(report: RunReport) -> str:
     if report.stored_bytes:
         moved += f" ({human_size(report.stored_bytes)} stored)"
     parts += [moved, f"{number(requests)} request{plural(requests)}", f"{report.seconds:.1f} s"]
-    return f"{_name(report)}: {', '.join(parts)}; sequence {report.sequence}"
+    whence = "from sequence" if report.command == "restore" else "sequence"
+    return f"{_name(report)}: {', '.join(parts)}; {whence} {report.sequence}"
 
 
 def _drop_line(report: RunReport) -> str:
@@ -193,7 +194,7 @@ _HEADLINES: dict[str, Callable[[RunReport], str]] = {"drop": _drop_line, "undo":
 
 
 def _name(report: RunReport) -> str:
-    if report.mode and report.mode != "new":
+    if report.command in _LEFT and report.mode != "new":
         return f"{report.command} --{report.mode}"
     return report.command
 

@@ -56,7 +56,7 @@ def print_status(report: StatusReport, settings: Settings) -> None:
     if report.trash_files:
         lines.append(f"{number(report.trash_files)} in the trash, {human_size(report.trash_bytes)}")
     if report.trash_sole:
-        lines.append("of these, not in the bucket:")
+        lines.append("of these, the bucket as it is now does not hold:")
         lines += path_lines(report.trash_sole, settings, display)
     print_lines(lines)
 
@@ -88,7 +88,7 @@ def print_trash(runs: Sequence[RunTrash], settings: Settings) -> None:
         if len(shown) < count:
             lines.append(f"    and {number(count - len(shown))} more (-v lists all)")
     if any(kept.is_sole for run in runs for kept in run.files):
-        lines.append("* the bucket does not hold this content: it stays until `trash empty --sole`")
+        lines.append("* the bucket as it is now does not hold this: it stays until `trash empty --sole`")
     print_lines(lines or ["the trash is empty"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from manifest_sync.config import Location
 from manifest_sync.errors import UsageError
 from manifest_sync.stores.base import Store
@@ -9,10 +11,15 @@ from manifest_sync.stores.base import Store
 __all__ = ["open_store"]
 
 
-def open_store(location: Location, *, patient: bool = True) -> Store:
+def open_store(
+    location: Location, *, patient: bool = True, note: Callable[[str], None] = lambda _: None
+) -> Store:
     """Open the store at ``location``. No request is made before the first call of a method.
 
-    Without ``patient`` a request that fails is repeated once and soon, not for a minute.
+    Args:
+        location: where it is.
+        patient: without it a request that fails is repeated once and soon, not for minutes.
+        note: told in a line what a person waits for, when the store does not answer.
 
     Raises:
         UsageError: the location cannot be one (no bucket, a relative folder, a bad endpoint).
@@ -23,7 +30,7 @@ def open_store(location: Location, *, patient: bool = True) -> Store:
         from manifest_sync.stores.s3 import S3Store  # noqa: PLC0415
 
         if patient:
-            return S3Store(location)
+            return S3Store(location, note=note)
         from manifest_sync.stores.s3_inspect import IMPATIENT, IMPATIENT_SECONDS  # noqa: PLC0415
 
         return S3Store(location, retry=IMPATIENT, read_timeout=IMPATIENT_SECONDS)

@@ -56,12 +56,20 @@ class Retry:
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
 
-    def run(self, attempt: Callable[[], T], *, only_rejected: bool = False) -> T:
+    def run(
+        self,
+        attempt: Callable[[], T],
+        *,
+        only_rejected: bool = False,
+        on_wait: Callable[[Transient, int, float], None] | None = None,
+    ) -> T:
         """Call ``attempt`` until it does not raise `Transient`.
 
         Args:
             attempt: makes one request.
             only_rejected: try again only after a failure that certainly had no effect.
+            on_wait: told of each failure before the wait: what it was, how often the request has failed,
+                and the seconds until it is tried again.
 
         Raises:
             Transient: the last one.
@@ -76,6 +84,8 @@ class Retry:
                     raise
                 wait = self.random() * min(self.cap, self.base * 2.0 ** (number - 1))
                 wait = max(wait, failure.retry_after)
+                if on_wait is not None:
+                    on_wait(failure, number, wait)
             self.sleep(wait)
 
 

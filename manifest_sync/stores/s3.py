@@ -6,11 +6,9 @@ and then report one's own write as someone else's.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,12 +29,14 @@ from manifest_sync.stores.base import (
     check_size,
     too_short,
 )
+from manifest_sync.stores.notes import Notes
+from manifest_sync.stores.patience import Beat, Patience
 from manifest_sync.stores.retry import Retry, Transient
+from manifest_sync.stores.s3_bodies import Upload, check_framed, cut_range, etag_of, md5_of, read_body
 from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
-    from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
 
 T = TypeVar("T")
@@ -44,7 +44,6 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 64
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
-_SKIP_BYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -56,6 +55,8 @@ class S3Store:
         retry: how often and how long to try again.
         verify: path of a PEM file to trust instead of the system's; None: ``AWS_CA_BUNDLE`` or the system's.
         read_timeout: seconds without a byte after which a request counts as lost.
+        patience: when a request counts as lost although a byte comes now and then.
+        note: told in a line what a person waits for.
 
     Raises:
         UsageError: no bucket, or an endpoint that is no URL.
@@ -69,6 +70,8 @@ class S3Store:
         retry: Retry | None = None,
         verify: str | None = None,
         read_timeout: float = READ_TIMEOUT,
+        patience: Patience | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not location.bucket:
             raise UsageError("the location names no bucket", "write it as s3://BUCKET/PREFIX")
@@ -77,6 +80,8 @@ class S3Store:
         self._location = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._retry = retry or Retry()
         self._count = RequestCounter()
+        self._patience = patience or Patience(CONNECT_TIMEOUT + read_timeout)
+        self._notes = Notes(note)
         self._client = client_for(location, verify, read_timeout)
         self._failures = Failures(self._location, self._bucket, self._client.meta.endpoint_url)
 
@@ -94,16 +99,19 @@ class S3Store:
         """See `Store`."""
         options: dict[str, Any] = {} if unless_etag is None else {"IfNoneMatch": unless_etag}
 
-        def request() -> Object:
+        def request(beat: Beat) -> Object:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **options)
             with closing(answer["Body"]) as body:
+                etag = etag_of(answer)
+                check_framed(answer)
                 check_size(key, answer.get("ContentLength", 0), max_bytes)
-                data = _read(body, max_bytes + 1)
+                data = read_body(body, max_bytes + 1, beat)
             check_size(key, len(data), max_bytes)
-            return Object(data, answer["ETag"])
+            return Object(data, etag)
 
         try:
-            return self._call("GET", key, request)
+            outcomes = (NotFound, Unchanged) if unless_etag else (NotFound,)
+            return self._call("GET", key, request, outcomes)
         except Unchanged:
             return None
 
@@ -113,7 +121,7 @@ class S3Store:
             return b""
         options: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
 
-        def request() -> bytes:
+        def request(beat: Beat) -> bytes:
             answer = self._client.get_object(
                 Bucket=self._bucket,
                 Key=self._prefix + key,
@@ -121,15 +129,18 @@ class S3Store:
                 **options,
             )
             with closing(answer["Body"]) as body:
+                etag_of(answer)
                 if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
-                    return _cut(key, body, answer["ContentLength"], offset, length)
+                    check_framed(answer)
+                    return cut_range(key, body, answer.get("ContentLength"), offset, length, beat)
                 self._check_range(key, answer.get("ContentRange", ""), offset, length)
-                data = _read(body, length + 1)
+                data = read_body(body, length + 1, beat)
             if len(data) != length:
                 raise ConnectionError(f"{len(data)} bytes came instead of {length}")
             return data
 
-        return self._call("GET", key, request, range_end=offset + length)
+        outcomes = (NotFound,) if etag is None else (NotFound, PreconditionFailed)
+        return self._call("GET", key, request, outcomes, range_end=offset + length)
 
     def _check_range(self, key: str, answered: str, offset: int, length: int) -> None:
         found = _CONTENT_RANGE.fullmatch(answered)
@@ -146,34 +157,22 @@ class S3Store:
 
     def put(self, key: str, body: bytes) -> None:
         """See `Store`."""
-        digest = md5_of(body)
-
-        def request() -> None:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=digest)
-
-        try:
-            self._call("PUT", key, request)
-        except (NotFound, PreconditionFailed) as error:
-            raise StoreUnavailable(
-                f"{self._location} refused to write {key}: {error.__cause__ or error}", "try again"
-            ) from error
+        self._call("PUT", key, self._upload(key, body, {}), ())
 
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
         """See `Store`."""
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        digest = md5_of(body)
-
-        def request() -> str:
-            answer = self._client.put_object(
-                Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=digest, **condition
-            )
-            return answer["ETag"]
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        request = self._upload(key, body, condition)
 
         # A request that never arrived or that the store turned away (429; 503 SlowDown: R2 does so above
         # one write a second on a key) had no effect and is sent again. After a timeout, a reset or a 500
         # it may have had: repeating it could answer 412 for one's own write, so the caller must look.
         try:
-            return self._retry.run(lambda: self._once("PUT", key, request), only_rejected=True)
+            return self._retry.run(
+                lambda: self._once("PUT", key, request, (NotFound, PreconditionFailed)),
+                only_rejected=True,
+                on_wait=self._notes.on_wait,
+            )
         except Transient as failure:
             if failure.rejected:
                 raise failure.error from failure.__cause__
@@ -188,13 +187,13 @@ class S3Store:
         while True:
             options: dict[str, Any] = {"ContinuationToken": token} if token else {}
 
-            def request(options: dict[str, Any] = options) -> Any:
+            def request(_: Beat, options: dict[str, Any] = options) -> Any:
                 return self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, **options
                 )
 
             try:
-                page = self._call("LIST", f"{prefix}*", request)
+                page = self._call("LIST", f"{prefix}*", request, (NotFound,))
             except NotFound as error:
                 raise StoreUnavailable(
                     f"{self._location} cannot be listed: {error.__cause__}", "check endpoint_url"
@@ -224,11 +223,11 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See `Store`."""
 
-        def request() -> None:
+        def request(_: Beat) -> None:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
         try:
-            self._call("DELETE", key, request)
+            self._call("DELETE", key, request, (NotFound,))
         except NotFound:
             return
 
@@ -236,21 +235,51 @@ class S3Store:
         """See `Store`."""
         self._client.close()
 
-    def _call(self, kind: str, key: str, request: Callable[[], T], *, range_end: int = 0) -> T:
+    def _upload(self, key: str, body: bytes, condition: Mapping[str, str]) -> Callable[[Beat], str]:
+        """The request that writes ``body``; it gives the new ETag."""
+        options: dict[str, Any] = {"ContentMD5": md5_of(body), **condition}
+
+        def request(beat: Beat) -> str:
+            answer = self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=Upload(body, beat), **options
+            )
+            return etag_of(answer)
+
+        return request
+
+    def _call(
+        self,
+        kind: str,
+        key: str,
+        request: Callable[[Beat], T],
+        outcomes: tuple[type[Exception], ...],
+        *,
+        range_end: int = 0,
+    ) -> T:
         """Make a request that may be repeated without harm."""
         try:
-            return self._retry.run(lambda: self._once(kind, key, request, range_end))
+            return self._retry.run(
+                lambda: self._once(kind, key, request, outcomes, range_end),
+                on_wait=self._notes.on_wait,
+            )
         except Transient as failure:
             raise failure.error from failure.__cause__
 
-    def _once(self, kind: str, key: str, request: Callable[[], T], range_end: int = 0) -> T:
+    def _once(
+        self,
+        kind: str,
+        key: str,
+        request: Callable[[Beat], T],
+        outcomes: tuple[type[Exception], ...],
+        range_end: int = 0,
+    ) -> T:
         self._count.add(kind)
         try:
-            return request()
+            return self._patience.run(request, lambda idle: self._notes.on_silence(f"{kind} {key}", idle))
         except REQUEST_ERRORS as error:
             if range_end and _status(error) == 416:
                 raise too_short(key, range_end) from error
-            raise self._failures.translate(error, key) from error
+            raise self._failures.translate(error, key, outcomes) from error
 
 
 def session_for(location: Location) -> boto3.session.Session:
@@ -323,38 +352,6 @@ def _default_region(endpoint: str, configured: str | None) -> str:
     if (urlsplit(endpoint).hostname or "").endswith(".r2.cloudflarestorage.com"):
         return "auto"
     return configured or "us-east-1"
-
-
-def _read(body: StreamingBody, limit: int) -> bytes:
-    """The body up to ``limit`` bytes. Reading on to its end is what makes botocore check its length."""
-    parts = []
-    while limit > 0:
-        part = body.read(limit)
-        if not part:
-            break
-        parts.append(part)
-        limit -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _cut(key: str, body: StreamingBody, size: int, offset: int, length: int) -> bytes:
-    """The wanted range out of a whole object, from a server that knows no ranges; never holds the rest."""
-    if size < offset + length:
-        raise too_short(key, offset + length, size)
-    while offset > 0:
-        skipped = body.read(min(offset, _SKIP_BYTES))
-        if not skipped:
-            raise ConnectionError("the answer ended early")
-        offset -= len(skipped)
-    data = body.read(length)
-    if len(data) != length:
-        raise ConnectionError("the answer ended early")
-    return data
-
-
-def md5_of(body: bytes) -> str:
-    """The value of a ``Content-MD5`` header."""
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def _status(error: Exception) -> int:

@@ -16,6 +16,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
     ProxyConnectionError,
+    ReadTimeoutError,
     SSLError,
     SSOError,
     TokenRetrievalError,
@@ -71,6 +72,9 @@ CREDENTIALS_HINT = (
     "or name a remote of rclone.conf; the key must be allowed to read, write and list this bucket"
 )
 _CONNECT_TRIES = 3
+_ODD_TRIES = 3
+_SILENT_TRIES = 3
+"""A store that let a request wait for so many timeouts rarely comes back within minutes."""
 
 
 class Unchanged(Exception):
@@ -85,10 +89,23 @@ class Failures:
     bucket: str
     endpoint: str
 
-    def translate(self, error: Exception, key: str) -> Exception:
-        """The exception to raise for ``error``: one of `Store`'s, `Transient`, or `Unchanged`."""
+    def translate(self, error: Exception, key: str, outcomes: tuple[type[Exception], ...] = ()) -> Exception:
+        """The exception to raise for ``error``: one of `Store`'s, `Transient`, or `Unchanged`.
+
+        Args:
+            error: what the request raised.
+            key: the object that was asked for.
+            outcomes: which of `NotFound`, `PreconditionFailed` and `Unchanged` the request can end with. Any
+                other of them answers a question that was not asked: a cache gone wrong, or (409) a write of
+                the same key that is still under way.
+        """
         if isinstance(error, ClientError):
-            return self._answered(error, key)
+            answered = self._answered(error, key)
+            if isinstance(answered, (NotFound, PreconditionFailed, Unchanged)) and not isinstance(
+                answered, outcomes
+            ):
+                return Transient(self._kept_failing(key, _one_line(error)), max_tries=_ODD_TRIES)
+            return answered
         if isinstance(error, _NO_CREDENTIALS):
             return AccessDenied(f"no usable credentials for {self.location}: {error}", CREDENTIALS_HINT)
         if isinstance(error, ParamValidationError):
@@ -110,7 +127,10 @@ class Failures:
             )
             # No connection, so nothing was sent. Fewer tries: being offline rarely passes in seconds.
             return Transient(unreachable, rejected=True, max_tries=_CONNECT_TRIES)
-        return Transient(self._kept_failing(key, _one_line(error)))
+        is_silent = isinstance(error, (ReadTimeoutError, TimeoutError))
+        return Transient(
+            self._kept_failing(key, _one_line(error)), max_tries=_SILENT_TRIES if is_silent else 0
+        )
 
     def _answered(self, error: ClientError, key: str) -> Exception:
         meta = error.response.get("ResponseMetadata", {})

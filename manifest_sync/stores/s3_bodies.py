@@ -1,0 +1,90 @@
+"""Bodies of S3 requests and answers, in pieces; and what every answer of an S3 service has."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from manifest_sync.stores.base import too_short
+from manifest_sync.stores.patience import PIECE, Beat
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+
+
+class Upload(io.BytesIO):
+    """A body that tells when a part of it is taken to be sent."""
+
+    def __init__(self, body: bytes, beat: Beat) -> None:
+        super().__init__(body)
+        self._beat = beat
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.BytesIO`."""
+        self._beat()
+        return super().read(size)
+
+
+def md5_of(body: bytes) -> str:
+    """The value of a ``Content-MD5`` header."""
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def etag_of(answer: Mapping[str, Any]) -> str:
+    """The ETag, which every S3 service sends with an object and after a write.
+
+    Raises:
+        ConnectionError: there is none: something else answered, the sign-in page of a network for one.
+    """
+    etag: str = answer.get("ETag", "")
+    if not etag:
+        raise ConnectionError("the answer has no ETag, so it does not come from an S3 service")
+    return etag
+
+
+def check_framed(answer: Mapping[str, Any]) -> None:
+    """Refuse a body that only the end of the connection ends: nobody could see that it was cut short.
+
+    Raises:
+        ConnectionError: the answer has neither a length nor chunks.
+    """
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        raise ConnectionError("the answer does not say how long it is")
+
+
+def read_body(body: StreamingBody, limit: int, beat: Beat) -> bytes:
+    """The body up to ``limit`` bytes. Reading on to its end is what makes botocore check its length."""
+    parts = []
+    while limit > 0:
+        part = body.read(min(limit, PIECE))
+        if not part:
+            break
+        beat()
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def cut_range(key: str, body: StreamingBody, size: int | None, offset: int, length: int, beat: Beat) -> bytes:
+    """The wanted range out of a whole object, from a server that knows no ranges; never holds the rest.
+
+    Raises:
+        FormatError: the object of ``size`` bytes ends before the range does.
+        ConnectionError: the answer did.
+    """
+    if size is not None and size < offset + length:
+        raise too_short(key, offset + length, size)
+    while offset > 0:
+        skipped = body.read(min(offset, PIECE))
+        if not skipped:
+            raise ConnectionError("the answer ended early")
+        beat()
+        offset -= len(skipped)
+    data = read_body(body, length, beat)
+    if len(data) != length:
+        raise ConnectionError("the answer ended early")
+    return data
