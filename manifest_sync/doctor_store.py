@@ -17,9 +17,9 @@ from manifest_sync.errors import (
     UnknownFeature,
 )
 from manifest_sync.findings import Finding, failure, from_error, ok, skipped, warning
+from manifest_sync.lineage import load_lineage
 from manifest_sync.probe import condition_fault
 from manifest_sync.repository import Head, Repository
-from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores.base import NotFound, Store
 from manifest_sync.stores.inspect import greet, identify, refuses_damage
 
@@ -221,12 +221,14 @@ class StoreChecks:
         except UnknownFeature as error:
             return [from_error("head", error)]
         except FormatError as error:
-            return [failure("head", error.message, RESTORE_HEAD, error.exit_code)]
+            return [
+                failure("head", error.message + self._what_is_left(repository), RESTORE_HEAD, error.exit_code)
+            ]
         except NoRepository as error:
-            kept = len(list_snapshots(repository)) if self.can_list else 0
-            if not kept:
+            left = self._what_is_left(repository)
+            if not left:
                 return [from_error("head", error)]
-            lost = f"{fmt.HEAD_KEY} is lost: {self.store.location} holds {kept} snapshots and no head"
+            lost = f"{fmt.HEAD_KEY} is missing from {self.store.location}{left}"
             return [failure("head", lost, RESTORE_HEAD, Damaged.exit_code)]
         manifest = self.head.manifest
         try:
@@ -246,6 +248,21 @@ class StoreChecks:
             ]
         since = ", descended from the one seen here last" if seen.snapshot else ""
         return [ok("head", what + since)]
+
+    def _what_is_left(self, repository: Repository) -> str:
+        """What a new head could be made from, as the end of a sentence; '' when there is nothing."""
+        if not self.can_list:
+            return ""
+        lineage = load_lineage(repository)
+        kept, candidates = len(lineage.sequences), lineage.candidates()
+        if not kept:
+            return ""
+        if len(candidates) != 1:
+            return f"; {kept} snapshots are kept, {len(candidates)} of them may be the last"
+        last = candidates[0]
+        return (
+            f"; {kept} snapshots are kept, the last is sequence {last.sequence} of {last.time} by {last.host}"
+        )
 
     def check_copy(self, repository: Repository) -> list[Finding]:
         """The snapshot copy of the head, from which a lost head is restored."""

@@ -19,6 +19,7 @@ MAX_GC_LIST = 64 << 20
 """Most bytes of the JSON of a gc list."""
 
 _SNAPSHOT = re.compile(r"[0-9a-f]{32}\Z")
+_SNAPSHOT_KEY = re.compile(r"snapshots/[0-9]{10,18}-([0-9a-f]{32})\.json\.zst\Z")
 _HISTORY = re.compile(r"history/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\Z")
 _COLLECTION = re.compile(r"gc/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\.zst\Z")
 _COLLECTABLE = re.compile(
@@ -78,6 +79,18 @@ def check_collection_key(key: str, fence: int) -> None:
     found = _COLLECTION.match(key)
     if not found or int(found[1]) != fence:
         raise FormatError(f"{key[:200]!r} is not the key of collection {fence}")
+
+
+def collection_fence(key: str) -> int | None:
+    """The fence of the collection whose list has this key; None when it is the key of no list."""
+    found = _COLLECTION.match(key)
+    return int(found[1]) if found else None
+
+
+def snapshot_of(key: str) -> str | None:
+    """The id of the snapshot whose copy has this key; None when it is another object's key."""
+    found = _SNAPSHOT_KEY.match(key)
+    return found[1] if found else None
 
 
 def is_collectable(key: str) -> bool:

@@ -43,6 +43,7 @@ __all__ = [
     "CHUNK_SMALL",
     "HEAD_KEY",
     "HISTORY_BLOCK",
+    "MAX_COLLECTIONS",
     "MAX_GC_LIST",
     "MAX_HEAD",
     "Manifest",

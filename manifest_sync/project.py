@@ -27,6 +27,7 @@ from manifest_sync.project_history import ProjectHistory
 from manifest_sync.pull import pull
 from manifest_sync.push import push
 from manifest_sync.rebuild import rebuild_index
+from manifest_sync.recover import HeadRestore, restore_head
 from manifest_sync.repair import RepairOptions, RepairReport, repair
 from manifest_sync.report import Progress, RunReport, StatusReport
 from manifest_sync.restore import pull_at, restore
@@ -102,6 +103,11 @@ class Project(ProjectHistory):
         """
         env = os.environ if env is None else env
         return diagnose(start or os.getcwd(), env=env, clock=time.time, store=store)
+
+    def restore_head(self, snapshot: str = "", *, accept_missing: bool = False) -> HeadRestore:
+        """Write a lost or damaged head anew from the snapshots; see `recover.restore_head`."""
+        with self.workspace(()) as ws:
+            return restore_head(ws, snapshot, accept_missing=accept_missing)
 
     def push(self, mode: str | None = None, **options: object) -> RunReport:
         """Send this side's changes; see `decide.run_options` for the options.

@@ -148,13 +148,14 @@ class Repository(PageReader):
                 f"{self.store.location} holds repository {head.manifest.repository}, "
                 f"but this folder worked with {repository}",
                 "check the bucket in manifest-sync.toml; if it was replaced on purpose, "
-                "use --accept-rollback",
+                "`manifest-sync rebuild-index` starts anew with it",
             )
         if snapshot and not self.is_ancestor(snapshot, head):
             raise RolledBack(
                 f"the head at {self.store.location} (snapshot {head.manifest.snapshot[:12]}, sequence "
                 f"{head.manifest.sequence}) does not descend from snapshot {snapshot[:12]} seen here last",
-                "someone restored an older state of the bucket; if that was meant, use --accept-rollback",
+                "someone restored an older state of the bucket; if that was meant, use --accept-rollback: "
+                "what is here stays, and what differs then is new here or a conflict",
             )
 
     def collected(self, head: Head, since: int) -> frozenset[str] | None:
@@ -183,17 +184,38 @@ class Repository(PageReader):
 
     def create(self, manifest: Manifest) -> Head | None:
         """Write the first head; None when there is one already."""
+        return self._put_head(manifest, None)
+
+    def restore(
+        self, parent: Manifest, commit: Commit, revise: Callable[[Manifest], Manifest], etag: str | None
+    ) -> Head | None:
+        """Write a head anew, with the pages of ``parent``, where it is lost (``etag`` None) or damaged.
+
+        Returns:
+            The new head; None when another machine wrote one first.
+        """
+        return self._put_head(revise(self._next_manifest(parent, parent.pages, commit)), etag)
+
+    def _put_head(self, manifest: Manifest, etag: str | None) -> Head | None:
+        """Write a head where none can be read; an answer that was lost is found out by reading (P6)."""
         body = fmt.encode_manifest(manifest)
-        self._put_snapshot(manifest, body)
-        try:
-            return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=None), body)
-        except PreconditionFailed:
-            return None
-        except Unknown as unknown:
-            head = self.load_head()
-            if head.manifest.snapshot == manifest.snapshot:
-                return head
-            raise StoreUnavailable(f"{self.store.location}: {unknown}", "try again") from unknown
+        self.put_snapshot(manifest, body)
+        for attempt in range(SWAP_TRIES_WHEN_UNKNOWN):
+            try:
+                return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=etag), body)
+            except PreconditionFailed:
+                pass
+            except Unknown:
+                time.sleep(0.2 * 2**attempt)
+            try:
+                found = self.load_head()
+            except (NoRepository, FormatError):
+                continue
+            return found if self.is_ancestor(manifest.snapshot, found) else None
+        raise StoreUnavailable(
+            f"{self.store.location}: whether the head was written stayed unknown",
+            "run the same command again",
+        )
 
     def publish(
         self,
@@ -221,7 +243,7 @@ class Repository(PageReader):
         pages = self._upload_pages(expected, changes, commit.session)
         manifest = revise(self._next_manifest(expected.manifest, pages, commit))
         body = fmt.encode_manifest(manifest)
-        self._put_snapshot(manifest, body)
+        self.put_snapshot(manifest, body)
         before_swap(manifest)
         return self._swap(expected, manifest, body)
 
@@ -284,7 +306,8 @@ class Repository(PageReader):
             stored_bytes=parent.stored_bytes + commit.stored_bytes,
         )
 
-    def _put_snapshot(self, manifest: Manifest, body: bytes) -> None:
+    def put_snapshot(self, manifest: Manifest, body: bytes) -> None:
+        """Store the copy of a head; ``body`` is the head's JSON."""
         self.store.put(fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress(body, checksum=True))
 
     def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:

@@ -559,7 +559,7 @@ def test_a_lost_head(machine: Machine) -> None:
     Path(machine.bucket, "manifest.json").unlink()
     finding = examine(machine)["head"]
     assert finding.exit_code == 7
-    assert "2 snapshots and no head" in finding.cause
+    assert "2 snapshots are kept, the last is sequence 1" in finding.cause
     assert "--restore-head" in finding.cure
 
 

@@ -4,26 +4,62 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from manifest_sync.cli.options import Settings, common_options, settings_of
+from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import print_json, print_lines
+from manifest_sync.errors import UsageError
 from manifest_sync.findings import Finding, Level
+from manifest_sync.model import display
+
+if TYPE_CHECKING:
+    from manifest_sync.manifest import Manifest
+    from manifest_sync.recover import HeadRestore
 
 
 @click.command()
+@option(
+    "--restore-head",
+    metavar="[SNAPSHOT]",
+    is_flag=False,
+    flag_value="",
+    envvar=[],
+    help="Write a lost or damaged manifest.json anew from the snapshots.",
+)
+@option(
+    "--accept-missing",
+    is_flag=True,
+    envvar=[],
+    help="With --restore-head: also if objects are gone that the snapshot names.",
+)
 @common_options
 @click.pass_context
-def doctor(ctx: click.Context) -> int:
+def doctor(ctx: click.Context, restore_head: str | None, accept_missing: bool) -> int:
     """Check configuration, credentials, the store, the index and the disk, and say what cures what is wrong.
 
     Small objects and files are written to try the store and the disk out; they are removed again.
-    """
-    from manifest_sync.project import Project  # noqa: PLC0415
 
-    return print_findings(Project.doctor(env=os.environ), settings_of(ctx))
+    --restore-head checks nothing of that: it makes sure that the bucket's head is lost or damaged, and writes
+    a new one from the snapshot that was the head last. If that is not certain it lists those to choose from:
+    sequence, id, time, host, files, message.
+    """
+    settings = settings_of(ctx)
+    if restore_head is None:
+        if accept_missing:
+            raise UsageError("--accept-missing goes with --restore-head")
+        from manifest_sync.project import Project  # noqa: PLC0415
+
+        return print_findings(Project.doctor(env=os.environ), settings)
+    with open_project(settings) as project:
+        report = project.restore_head(restore_head, accept_missing=accept_missing)
+    if settings.json:
+        print_json(report.to_json())
+    elif not (settings.quiet and report.head is not None):
+        print_lines(_restore_lines(report))
+    return report.exit_code
 
 
 def print_findings(findings: Iterable[Finding], settings: Settings) -> int:
@@ -56,3 +92,51 @@ def _verdict(findings: list[Finding]) -> str:
         if counts[level]
     ]
     return ", ".join(found) if found else "all is well"
+
+
+def _restore_lines(report: HeadRestore) -> Iterator[str]:
+    state = {"lost": "missing"}.get(report.state, report.state)
+    if report.head is not None:
+        assert report.restored is not None
+        yield f"manifest.json was {state}; it is restored from this snapshot:"
+        yield _line(report.restored)
+        yield f"the new head is sequence {report.head.sequence}, snapshot {report.head.snapshot[:12]}"
+        if report.losses:
+            yield from _loss_lines(report)
+            yield "next: `manifest-sync push --repair` on a machine that still has those files"
+        if report.goes_back:
+            yield "this machine had seen a later head: its next run here needs --accept-rollback"
+        else:
+            yield "machines that had seen a later head say so, and need --accept-rollback once"
+    elif report.losses:
+        assert report.restored is not None
+        yield "not restored: not everything is there that this snapshot names:"
+        yield _line(report.restored)
+        yield from _loss_lines(report)
+        if report.alternatives:
+            yield "older snapshots that are whole (`manifest-sync doctor --restore-head SNAPSHOT`):"
+            yield from map(_line, report.alternatives)
+        yield f"to restore it all the same: --restore-head {report.restored.snapshot[:12]} --accept-missing"
+    else:
+        yield f"manifest.json is {state}, and it is not certain which snapshot was the head last:"
+        yield from map(_line, report.candidates)
+        for sequence, id_ in report.doubtful:
+            yield f"  {sequence:>8}  {id_[:12]}  cannot be read, and may have been the last"
+        yield "name the one to restore: `manifest-sync doctor --restore-head SNAPSHOT`"
+
+
+def _line(manifest: Manifest) -> str:
+    message = f"  {manifest.message}" if manifest.message else ""
+    return (
+        f"  {manifest.sequence:>8}  {manifest.snapshot[:12]}  {manifest.time}  {manifest.host}  "
+        f"{manifest.files:,} files{message}"
+    )
+
+
+def _loss_lines(report: HeadRestore) -> Iterator[str]:
+    for loss in report.losses:
+        yield f"  {loss.key}: {loss.what}; {loss.files:,} files need it"
+        for path in loss.paths:
+            yield f"    {display(path)}"
+        if loss.files > len(loss.paths):
+            yield "    ..."
