@@ -166,6 +166,13 @@ class Index(PageTables):
                 self._many(_PUT_BASE, batch)
                 self._many(DELETE_EMPTY, [(path,) for path, state in batch if state is None])
 
+    def forget_base(self, *, where_remote_differs: bool) -> None:
+        """Forget what was agreed on; with ``where_remote_differs`` only where the bucket says otherwise."""
+        condition = "base IS NOT NULL AND base IS NOT remote" if where_remote_differs else "base IS NOT NULL"
+        with self._atomic():
+            self._write(f"DELETE FROM paths WHERE {condition} AND local IS NULL AND remote IS NULL")  # noqa: S608
+            self._write(f"UPDATE paths SET base = NULL WHERE {condition}")  # noqa: S608
+
     def agree(self, ranges: Ranges) -> int:
         """Take as base what is the same here and in the bucket; forget a base that both have deleted.
 

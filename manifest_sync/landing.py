@@ -19,6 +19,7 @@ from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
 from manifest_sync.fetch import MissingContent, fetch
 from manifest_sync.index import Row
 from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
+from manifest_sync.observe import JOURNAL
 from manifest_sync.runrecord import Step
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Store
@@ -27,8 +28,6 @@ from manifest_sync.worktree import RunWriter, Staged, Staging, TargetBlocked, Ta
 
 WINDOW_FILES = 4096
 WINDOW_BYTES = 256 * 1024 * 1024
-JOURNAL = "journal"
-"""Index note: run and number of the first step that may have been taken and is not recorded yet."""
 
 Wanted = tuple[Row, Entry]
 """What is at a path now, and the entry that is to be there. The row's path is the one that is written."""

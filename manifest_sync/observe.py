@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.diff import needs_hash
-from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.errors import Damaged, ManifestSyncError, WrongRepository
 from manifest_sync.index import Row
 from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, file_state, make_state
 from manifest_sync.pages import PageRef
@@ -23,6 +23,10 @@ from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_regular, is_symlink
 
 _HASH_BATCH = 1000
+OUTDATED_RUN = "outdated_run"
+"""Index note: the bases in the records of this run and of those before it are of a head that was lost."""
+JOURNAL = "journal"
+"""Index note: run and number of the first step that may have been taken and is not recorded yet."""
 
 
 @dataclass(slots=True)
@@ -64,32 +68,53 @@ def load_head(ws: Workspace) -> Head:
     """The head of the bucket, checked to descend from the one seen last, and the push journal settled."""
     cached = cached_head(ws)
     head = ws.repository.load_head(cached)
+    goes_back = False
     if cached is None or head.etag != cached.etag:
-        if not ws.accept_rollback:
-            ws.repository.check_descends(
-                head,
-                repository=ws.index.get_meta("repository"),
-                snapshot=ws.index.get_meta("snapshot"),
-            )
-        elif (known := ws.index.get_meta("repository")) and known != head.manifest.repository:
-            raise Damaged(
-                f"this folder's index belongs to repository {known}, "
-                f"the bucket holds {head.manifest.repository}",
-                "run `manifest-sync rebuild-index --accept-rollback` to start anew with this bucket",
-            )
-    attempt, seen = ws.index.get_meta("attempt"), ws.index.get_meta("snapshot")
-    is_rollback = ws.accept_rollback and seen is not None and not ws.repository.is_ancestor(seen, head)
+        known, seen = ws.index.get_meta("repository"), ws.index.get_meta("snapshot")
+        try:
+            ws.repository.check_descends(head, repository=known, snapshot=seen)
+        except WrongRepository:
+            raise
+        except Damaged:
+            # Rolled back, or too little of the history is left to tell.
+            if not ws.accept_rollback:
+                raise
+            goes_back = True
+    attempt = ws.index.get_meta("attempt")
     with ws.index.transaction():
-        if is_rollback:
-            # The fences noted with what was uploaded belong to a history that the bucket has left.
-            ws.index.clear_pending()
-            ws.index.clear_sent()
         if attempt is not None:
             if ws.repository.is_ancestor(attempt, head):
                 ws.index.publish_planned()
             ws.index.set_meta("attempt", None)
+        if goes_back:
+            _go_back(ws, head)
         save_head(ws, head)
     return head
+
+
+def _go_back(ws: Workspace, head: Head) -> None:
+    """Go on with a head that does not descend from the one seen last.
+
+    What was agreed with the heads in between proves nothing about this one: a base that is not what this
+    head says is forgotten, so that nothing here is overwritten or deleted for it (P11). What was uploaded
+    for them may be gone, and the fences noted with it are of a history that the bucket has left.
+    """
+    if ws.index.get_meta(JOURNAL) is not None:
+        raise ManifestSyncError(
+            "a run was interrupted here; what it did has to be settled before the older head is accepted",
+            "run `manifest-sync status --accept-rollback` first",
+        )
+    ws.index.clear_pending()
+    ws.index.clear_sent()
+    runs = ws.worktree.trash().runs() if ws.worktree.exists() else []
+    if runs:
+        ws.index.set_meta(OUTDATED_RUN, runs[0].run)
+    try:
+        reflect(ws, head, Scope.everything())
+    except Damaged:
+        ws.index.forget_base(where_remote_differs=False)
+    else:
+        ws.index.forget_base(where_remote_differs=True)
 
 
 def read_state(ws: Workspace, path: Path) -> State | None:

@@ -9,6 +9,7 @@ own, so it can be undone as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from manifest_sync import observe
 from manifest_sync.fetch import MissingContent
@@ -87,9 +88,13 @@ def _plan(ws: Workspace, header: RunHeader) -> _Plan:
     plan = _Plan()
     trash = ws.worktree.trash()
     stored = trash.stored(header.run)
+    is_outdated = int(header.run) <= int(ws.index.get_meta(observe.OUTDATED_RUN) or 0)
     steps = _merged(list(trash.steps(header.run)))
-    for number, step in steps:
-        row = _look(ws, step.path)
+    for number, recorded in steps:
+        row, step = _look(ws, recorded.path), recorded
+        if is_outdated and step.base != row.remote:
+            # Agreed on with a head that was lost: it must not make what comes back look like the bucket's.
+            step = replace(step, base=None)
         back = Step(step.path, row.local, row.base, step.before, step.base)
         if row.local == step.before:
             if row.base != step.base:
