@@ -17,8 +17,7 @@ from manifest_sync.stores.base import NotFound, Store
 MAX_GAP = 256 * 1024
 """Unwanted bytes between two frames that are fetched along rather than paid for with a request."""
 MAX_RANGE = 16 * 1024 * 1024
-MAX_RANGE_RAW = 48 * 1024 * 1024
-"""Decoded bytes of one request: what compresses well must not fill the memory."""
+"""Most stored bytes of one request: with the number of jobs what bounds the memory of a pull."""
 
 IN_ORDER = 32 * 1024 * 1024
 """Plain bytes of one file that are held to be handed out in order."""
@@ -61,7 +60,6 @@ class _Range:
     pack: PackRef
     offset: int
     end: int
-    raw: int = 0
     wants: list[tuple[FrameRef, list[tuple[Entry, int, int]]]] = field(default_factory=list)
     """Per frame: entry, number of its chunk, and the chunk's offset in the file."""
 
@@ -84,21 +82,16 @@ def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
         current: _Range | None = None
         for frame in sorted(members, key=lambda f: f.offset):
             end = frame.offset + frame.stored
-            if (
-                current is None
-                or frame.offset - current.end > MAX_GAP
-                or end - current.offset > MAX_RANGE
-                or current.raw + frame.raw > MAX_RANGE_RAW
-            ):
+            if current is None or frame.offset - current.end > MAX_GAP or end - current.offset > MAX_RANGE:
                 current = _Range(pack, frame.offset, end)
                 ranges.append(current)
             current.end = max(current.end, end)
-            current.raw += frame.raw
             current.wants.append((frame, frames[frame]))
     return ranges
 
 
-def _fetch(store: Store, wanted: _Range) -> list[Piece]:
+def _load(store: Store, wanted: _Range) -> bytes:
+    """The stored bytes of one range."""
     first = wanted.wants[0][1][0][0]
     if wanted.pack.is_external:
         raise UnknownFeature(
@@ -109,12 +102,16 @@ def _fetch(store: Store, wanted: _Range) -> list[Piece]:
     if wanted.end > wanted.pack.size:
         raise MissingContent(first.path, key, "a frame lies outside the pack")
     try:
-        body = store.get_range(key, wanted.offset, wanted.end - wanted.offset)
+        return store.get_range(key, wanted.offset, wanted.end - wanted.offset)
     except NotFound:
         raise MissingContent(first.path, key, "it is missing") from None
     except FormatError as error:
         raise MissingContent(first.path, key, error.message) from None
-    pieces: list[Piece] = []
+
+
+def _decode(wanted: _Range, body: bytes) -> Iterator[Piece]:
+    """The verified pieces of one range, a frame at a time: what compresses well must not fill the memory."""
+    key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
     for frame, wants in wanted.wants:
         start = frame.offset - wanted.offset
         try:
@@ -126,8 +123,7 @@ def _fetch(store: Store, wanted: _Range) -> list[Piece]:
             data = plain[chunk.offset : chunk.offset + chunk.length]
             if len(data) != chunk.length or hash_bytes(data) != chunk.id:
                 raise MissingContent(entry.path, key, "a chunk does not match its hash")
-            pieces.append(Piece(entry, position, data))
-    return pieces
+            yield Piece(entry, position, data)
 
 
 def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piece]:
@@ -138,14 +134,15 @@ def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piec
     """
     ranges = deque(plan_ranges(entries))
     with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
-        ahead: deque[Future[list[Piece]]] = deque()
+        ahead: deque[tuple[_Range, Future[bytes]]] = deque()
         try:
             while ranges or ahead:
                 while ranges and len(ahead) < jobs:
-                    ahead.append(pool.submit(_fetch, store, ranges.popleft()))
-                yield from ahead.popleft().result()
+                    ahead.append((ranges[0], pool.submit(_load, store, ranges.popleft())))
+                wanted, future = ahead.popleft()
+                yield from _decode(wanted, future.result())
         finally:
-            for future in ahead:
+            for _, future in ahead:
                 future.cancel()
 
 
