@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import threading
+from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -26,6 +28,14 @@ ZSTD_LEVEL = 3
 MAX_WINDOW = 16 << 20
 """Largest zstd window that is accepted, bytes: what bounds the memory of a decoder."""
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+MAX_WEIGHT = 64 << 20
+"""Most memory that the values of one JSON document may take when it is decoded, bytes, by a guess."""
+
+# What a value costs in memory, by the byte that announces it: a document of nothing but "[]," takes thirty
+# times its length.
+_WEIGHTS = ((b"{", 240), (b"[", 80), (b",", 40), (b":", 60), (b'"', 20))
+_TEXT = re.compile(rb'"[^"]*"?')
+_BLOCK = 1 << 20
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decode_errors = (msgspec.MsgspecError, RecursionError, UnicodeError)
@@ -78,8 +88,33 @@ def _refuse_uncanonical(value: object) -> None:
             raise TypeError(f"canonical JSON has no {type(item).__name__}")
 
 
+def _weight(raw: bytes) -> int:
+    return sum(raw.count(mark) * cost for mark, cost in _WEIGHTS)
+
+
+def _iter_structure(raw: bytes) -> Iterator[bytes]:
+    """A JSON document without its texts, piece by piece; each text leaves its quotes behind."""
+    without_escapes = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    in_text = False
+    for start in range(0, len(without_escapes), _BLOCK):
+        block = without_escapes[start : start + _BLOCK]
+        quotes = block.count(b'"')
+        if in_text:
+            block = block.partition(b'"')[2]
+        yield _TEXT.sub(b"", block) + b'"' * quotes
+        in_text ^= quotes % 2 == 1
+
+
+def _refuse_heavy(raw: bytes, what: str) -> None:
+    """A small document must not fill the memory with tiny values (P16)."""
+    # The quick count takes the commas and brackets in texts for values; names may be full of them.
+    if _weight(raw) > MAX_WEIGHT and sum(map(_weight, _iter_structure(raw))) > MAX_WEIGHT:
+        raise FormatError(f"{what}: too many values for {len(raw)} bytes of JSON")
+
+
 def decode(raw: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Typed decoding; whatever is wrong with the bytes becomes a `FormatError` that names ``what``."""
+    _refuse_heavy(raw, what)
     try:
         return decoder.decode(raw)
     except _decode_errors as error:
@@ -94,8 +129,12 @@ def decode_canonical(raw: bytes, decoder: msgspec.json.Decoder[T], what: str) ->
     """
     value = decode(raw, decoder, what)
     try:
-        if encode_trusted(value) == raw or encode(msgspec.json.decode(raw)) == raw:
+        if encode_trusted(value) == raw:
             return value
+        # Not both at a time: each may take as much memory as a document is allowed.
+        del value
+        if encode(msgspec.json.decode(raw)) == raw:
+            return decode(raw, decoder, what)
     except (*_decode_errors, TypeError, ValueError) as error:
         raise FormatError(f"{what}: {error}") from None
     raise FormatError(f"{what}: not canonical JSON")
@@ -106,6 +145,7 @@ def decode_object(raw: bytes, what: str) -> dict[str, Any]:
 
     Raises `FormatError`.
     """
+    _refuse_heavy(raw, what)
     try:
         # The typed library is strict about UTF-8, surrogates and depth; the other one sees duplicate keys.
         msgspec.json.decode(raw)

@@ -15,7 +15,7 @@ from manifest_sync.errors import FormatError
 HEAD_KEY = "manifest.json"
 HISTORY_BLOCK = 256
 """Snapshot ids in one history block."""
-MAX_GC_LIST = 64 << 20
+MAX_GC_LIST = 16 << 20
 """Most bytes of the JSON of a gc list."""
 
 _SNAPSHOT = re.compile(r"[0-9a-f]{32}\Z")

@@ -69,14 +69,19 @@ __all__ = [
 ]
 
 FORMAT = 1
-MAX_HEAD = 64 << 20
-"""Most bytes of a head that a reader accepts."""
+MAX_HEAD = 8 << 20
+"""Most bytes of a head that a reader accepts: some 60,000 pages, a hundred million files."""
+MAX_COUNTER = 10**15
+"""Largest sequence and fence: their keys then have a bounded number of digits."""
+MAX_PAGE_BYTES = 1 << 42
+"""More than the files of one page can have; sums over a head then fit into 63 bits."""
 MAX_COLLECTIONS = 16
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Names in ``features_read`` and ``features_write`` that this version understands."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNTER)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _PathText = str | dict[str, str]
 _T = TypeVar("_T")
@@ -141,28 +146,28 @@ class _Chunking(msgspec.Struct, forbid_unknown_fields=True):
 class _Totals(msgspec.Struct):
     bytes: _Count
     files: _Count
-    stored: _Count
+    stored: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class _Head(msgspec.Struct):
     ancestors: list[_Text]
     chunking: _Chunking
-    collections: list[tuple[_Count, _Text]]
+    collections: list[tuple[_Counter, _Text]]
     features_read: list[_Text]
     features_write: list[_Text]
-    fence: _Count
+    fence: _Counter
     format: _Count
     hash: _Text
     history: _Text | None
     host: _Text
     machine: _Text
     message: Annotated[str, msgspec.Meta(max_length=1 << 16)]
-    oldest: _Count
+    oldest: _Counter
     pages: list[tuple[_Text, _Count, _Count, _Count, _Count, _Count, _PathText, _PathText]]
     parent: _Text | None
-    pins: list[tuple[_Count, _Text, _Text]]
+    pins: list[tuple[_Counter, _Text, _Text]]
     repository: _Text
-    sequence: _Count
+    sequence: _Counter
     sessions: list[_Text]
     single_writer: bool
     snapshot: _Text
@@ -366,8 +371,8 @@ def _pages(head: _Head) -> tuple[PageRef, ...]:
         if first <= previous or last < first or (files == 1) != (first == last):
             raise FormatError(f"manifest: page {id_[:16]} at {display(first)[:200]!r} is not in order")
         previous = last
-        good = is_object_id(id_) and session < len(head.sessions)
-        if not good or files == 0 or not 0 < raw <= max_raw(files) or not 0 < stored <= raw + 1024:
+        good = is_object_id(id_) and session < len(head.sessions) and size <= MAX_PAGE_BYTES
+        if not good or not 0 < files <= raw or not 0 < raw <= max_raw(files) or not 0 < stored <= raw + 1024:
             raise FormatError(f"manifest: page {id_[:16]} at {display(first)[:200]!r} is out of range")
         used.add(session)
         pages.append(PageRef(id_, head.sessions[session], first, last, files, size, raw, stored))

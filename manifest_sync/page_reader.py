@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +12,11 @@ from manifest_sync.canonical import decompress
 from manifest_sync.errors import Damaged, FormatError
 from manifest_sync.keys import page_key
 from manifest_sync.model import Entry
-from manifest_sync.pages import MAX_PAGE_RAW, PageRef, parse_page
+from manifest_sync.pages import PageRef, parse_page
 from manifest_sync.stores.base import NotFound, Store
+
+MAX_AHEAD = 32 << 20
+"""Plain bytes of the pages that are fetched ahead, unless it is a single one."""
 
 
 class PageCache(Protocol):
@@ -32,6 +36,8 @@ class PageReader:
         self.store = store
         self._cache = cache
         self._jobs = jobs
+        # Parsing takes turns anyway; this way one page's values are in the memory, not those of many.
+        self._parsing = threading.Lock()
 
     def load_page(self, ref: PageRef) -> list[Entry]:
         """The entries of a page, from the cache or the bucket; checked against its id.
@@ -70,6 +76,7 @@ class PageReader:
     ) -> Iterator[tuple[PageRef, bytes, bool]]:
         """Page, body, and whether ``get`` brought it; only this thread asks the cache."""
         ahead: deque[tuple[PageRef, bytes | Future[bytes]]] = deque()
+        waiting = 0
 
         def take() -> tuple[PageRef, bytes, bool]:
             ref, body = ahead.popleft()
@@ -77,22 +84,26 @@ class PageReader:
 
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
             for ref in refs:
+                while ahead and (len(ahead) > 2 * self._jobs or waiting + ref.raw > MAX_AHEAD):
+                    waiting -= ahead[0][0].raw
+                    yield take()
                 cached = self._cache.load_page_body(ref.id)
                 ahead.append((ref, pool.submit(get, ref) if cached is None else cached))
-                if len(ahead) > 2 * self._jobs:
-                    yield take()
+                waiting += ref.raw
             while ahead:
                 yield take()
 
     def _fetch_page(self, ref: PageRef) -> bytes:
         body = self._get_page(ref)
-        parse_listed(ref, body)
+        with self._parsing:
+            parse_listed(ref, body)
         return body
 
     def _get_page(self, ref: PageRef) -> bytes:
         key = page_key(ref.session, ref.id)
         try:
-            found = self.store.get(key, max_bytes=MAX_PAGE_RAW)
+            # What does not compress is stored a little longer than it is.
+            found = self.store.get(key, max_bytes=ref.raw + 1024)
         except NotFound:
             raise Damaged(
                 f"{key} is missing from {self.store.location}; it lists {ref.files} files",
@@ -104,8 +115,9 @@ class PageReader:
 
 def parse_listed(ref: PageRef, body: bytes) -> list[Entry]:
     """A page's entries, which must also be what the head says of the page, or pages could overlap."""
-    entries = parse_page(decompress(body, MAX_PAGE_RAW), ref.id)
-    listed = (ref.first, ref.last, ref.files, ref.bytes)
-    if (entries[0].path, entries[-1].path, len(entries), sum(e.size for e in entries)) != listed:
+    raw = decompress(body, ref.raw)
+    entries = parse_page(raw, ref.id)
+    listed = (ref.first, ref.last, ref.files, ref.bytes, ref.raw)
+    if (entries[0].path, entries[-1].path, len(entries), sum(e.size for e in entries), len(raw)) != listed:
         raise FormatError(f"page {ref.id} is not what the head says of it")
     return entries

@@ -31,12 +31,23 @@ from manifest_sync.pack import MAX_FRAME, MAX_PACK
 from manifest_sync.pagecut import PageCutter, is_boundary
 from manifest_sync.pathrules import check_path, is_plain_name
 
-__all__ = ["MAX_PAGE_RAW", "PageCutter", "PageRef", "check_path", "encode_page", "is_boundary", "parse_page"]
+__all__ = [
+    "MAX_CHUNKS",
+    "MAX_PAGE_RAW",
+    "PageCutter",
+    "PageRef",
+    "check_path",
+    "encode_page",
+    "is_boundary",
+    "parse_page",
+]
 
 MAX_PAGE = 4 << 20
 """Most bytes of a page's JSON, unless the page holds a single entry."""
-MAX_PAGE_RAW = 32 << 20
-"""Most bytes of the JSON of a page with a single entry: what bounds the size of a file (about 500 GB)."""
+MAX_PAGE_RAW = 16 << 20
+"""Most bytes of the JSON of a page with a single entry: what bounds the size of a file."""
+MAX_CHUNKS = 50_000
+"""Most chunks of a file that is sent, some 150 GB: each may need a frame and a pack of its own."""
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
 _Signed = Annotated[int, msgspec.Meta(ge=canonical.MIN_INT, le=canonical.MAX_INT)]

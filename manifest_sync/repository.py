@@ -30,6 +30,8 @@ from manifest_sync.pages import PageRef, encode_page
 from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Unknown
 
 SWAP_TRIES_WHEN_UNKNOWN = 5
+MAX_COLLECTED = 250_000
+"""Collected keys that are held in memory; if there are more, everything is taken as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Repository(PageReader):
         if fence == since:
             return frozenset()
         # A fence below one that was seen here is that of another history, whose lists say nothing about ours.
-        if fence < since:
+        if fence < since or fence - since > fmt.MAX_COLLECTIONS:
             return None
         lists = {number: key for number, key in head.manifest.collections if number > since}
         if set(lists) != set(range(since + 1, fence + 1)):
@@ -179,6 +181,8 @@ class Repository(PageReader):
                 assert found is not None
                 named.update(fmt.parse_gc_list(found.body, number))
             except (NotFound, Damaged, StoreUnavailable):
+                return None
+            if len(named) > MAX_COLLECTED:
                 return None
         return frozenset(named)
 
@@ -243,6 +247,8 @@ class Repository(PageReader):
         pages = self._upload_pages(expected, changes, commit.session)
         manifest = revise(self._next_manifest(expected.manifest, pages, commit))
         body = fmt.encode_manifest(manifest)
+        # What a reader would refuse must not become the head, whatever its parent led to.
+        fmt.parse_manifest(body)
         self.put_snapshot(manifest, body)
         before_swap(manifest)
         return self._swap(expected, manifest, body)

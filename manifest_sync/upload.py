@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from manifest_sync import manifest as fmt
 from manifest_sync import records
 from manifest_sync.canonical import hash_bytes, new_hasher
-from manifest_sync.chunker import cut
+from manifest_sync.chunker import DEFAULT, cut
 from manifest_sync.index import Row
 from manifest_sync.model import (
     SPECIAL,
@@ -27,7 +27,7 @@ from manifest_sync.model import (
 from manifest_sync.observe import trust
 from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
-from manifest_sync.pages import PageRef
+from manifest_sync.pages import MAX_CHUNKS, PageRef
 from manifest_sync.repository import Head
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
@@ -35,6 +35,7 @@ from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
 READ_TRIES = 3
 _BATCH_FILES = 2000
 _CACHED_PAGES = 8
+_TOO_LARGE = f"it is too large: a file can have {MAX_CHUNKS} chunks"
 
 
 @dataclass(slots=True)
@@ -138,10 +139,14 @@ class _Uploader:
                     return None
                 digest = hash_bytes(data)
                 slots = [self._place(digest, data)] if data else []
+            elif stat.size > MAX_CHUNKS * DEFAULT.max:
+                raise Unreadable(path, _TOO_LARGE)
             else:
                 hasher, total = new_hasher(), 0
                 slots = []
                 for chunk in cut(reader.read, stat.size):
+                    if len(slots) == MAX_CHUNKS:
+                        raise Unreadable(path, _TOO_LARGE)
                     hasher.update(chunk)
                     total += len(chunk)
                     slots.append(self._place_big(chunk))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import zstandard
@@ -45,6 +46,38 @@ def test_what_has_no_canonical_form_is_a_bug(value: object) -> None:
 def test_hostile_json_is_a_format_error(raw: bytes) -> None:
     with pytest.raises(FormatError):
         canonical.decode_object(raw, "x")
+
+
+@pytest.mark.parametrize(
+    ("item", "is_heavy"),
+    [
+        (b"[]", True),
+        (b'{"":0}', True),
+        (b'""', True),
+        (b'"' + b"[{,:" * 1000 + b'"', False),
+        (b'"' + rb"\\\"," * 1000 + b'"', False),
+        (b'"' + b"a" * 200 + b'"', False),
+    ],
+)
+def test_the_weight_of_a_document(item: bytes, is_heavy: bool) -> None:
+    """P16: tiny values are refused before they fill the memory; what stands in a text weighs nothing."""
+    raw = b'{"zzz":[' + b",".join([item] * ((7 << 20) // (len(item) + 1))) + b"]}"
+    if is_heavy:
+        with pytest.raises(FormatError, match="too many values"):
+            canonical.decode_object(raw, "x")
+    else:
+        assert canonical.decode_object(raw, "x")
+
+
+@given(VALUES, st.integers(1, 50))
+def test_texts_are_left_out_of_the_weight(value: object, block: int) -> None:
+    raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    texts = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canonical, "_BLOCK", block)
+        structure = b"".join(canonical._iter_structure(raw))
+    expected = texts.sub(b'""', raw)
+    assert canonical._weight(structure) == canonical._weight(expected)
 
 
 @given(st.binary(max_size=5000))
