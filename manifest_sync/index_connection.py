@@ -100,6 +100,37 @@ class IndexConnection:
                 source.close()
             yield copy
 
+    @classmethod
+    @contextmanager
+    def successor(cls, path: str) -> Iterator[str]:
+        """The path for a new index that takes the place of the one at ``path`` when the block has succeeded.
+
+        Until then the old one is not touched; afterwards it is kept beside it as ``PATH.before-rebuild``.
+        The caller holds the lock, and has closed the new one at the end of the block.
+        """
+        fresh, kept = f"{path}.new", f"{path}.before-rebuild"
+        try:
+            for left in (fresh, f"{fresh}-journal"):
+                _unlink(left)
+            yield fresh
+            if os.path.exists(path):
+                # What a killed run left in the journal belongs to the old file; played into the new one it
+                # would destroy it. Opening settles it, unless the old file is beyond that.
+                with suppress(Damaged):
+                    cls.open(path).close()
+                for left in (kept, f"{kept}-journal"):
+                    _unlink(left)
+                if os.path.exists(f"{path}-journal"):
+                    os.replace(f"{path}-journal", f"{kept}-journal")
+                try:
+                    os.link(path, kept)
+                except OSError:  # a filesystem without hard links
+                    os.replace(path, kept)
+            os.replace(fresh, path)
+        except BaseException:
+            _unlink(fresh)
+            raise
+
     def _prepare(self) -> None:
         for pragma in ("cache_size = -32768", "synchronous = NORMAL", "temp_store = MEMORY"):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -221,6 +252,11 @@ class IndexConnection:
         while rows := self._rows(sql, (low, size)):
             yield from rows
             low = key(rows[-1]) + b"\0"
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | None:

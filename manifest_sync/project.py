@@ -18,7 +18,6 @@ from manifest_sync.extract import extract
 from manifest_sync.findings import Finding
 from manifest_sync.gc import DEFAULT_MIN_AGE, GcOptions, GcReport, gc
 from manifest_sync.initialize import InitReport, create_or_join
-from manifest_sync.locking import LocalLock
 from manifest_sync.manifest import Manifest
 from manifest_sync.observe import load_head
 from manifest_sync.ownfiles import write_whole
@@ -253,11 +252,7 @@ class Project(ProjectHistory):
 
     def rebuild_index(self) -> RunReport:
         """Make the index anew from the tree and the bucket; the old one is kept beside it."""
-        path = self.index_path()
-        with LocalLock(os.path.join(self.state_dir(), "lock")):
-            if os.path.exists(path):
-                os.replace(path, path + ".before-rebuild")
-        with self.workspace(()) as ws:
+        with self.workspace((), new_index=True) as ws:
             return self._timed(ws, lambda: rebuild_index(ws))
 
     def _timed(self, ws: Workspace, run: Callable[[], _Report]) -> _Report:

@@ -112,8 +112,13 @@ class ProjectFolder:
             self._opened_store = None
 
     @contextmanager
-    def workspace(self, groups: tuple[str, ...], *, must_lock: bool = True) -> Iterator[Workspace]:
-        """Lock and open the local state; without ``must_lock`` a held lock means a throw-away copy."""
+    def workspace(
+        self, groups: tuple[str, ...], *, must_lock: bool = True, new_index: bool = False
+    ) -> Iterator[Workspace]:
+        """Lock and open the local state; without ``must_lock`` a held lock means a throw-away copy.
+
+        With ``new_index`` the index is empty, and replaces the one that is there if all goes well.
+        """
         state = self.state_dir()
         with ExitStack() as stack:
             index_path = self.index_path()
@@ -123,6 +128,8 @@ class ProjectFolder:
                 if must_lock:
                     raise
                 index_path = stack.enter_context(Index.snapshot(index_path))
+            if new_index:
+                index_path = stack.enter_context(Index.successor(index_path))
             index = Index.open(index_path)
             stack.callback(index.close)
             config = self.config
