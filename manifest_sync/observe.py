@@ -20,7 +20,7 @@ from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Object
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_regular, is_symlink
+from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_folder, is_regular, is_symlink
 
 _HASH_BATCH = 1000
 OUTDATED_RUN = "outdated_run"
@@ -118,9 +118,9 @@ def _go_back(ws: Workspace, head: Head) -> None:
 
 
 def read_state(ws: Workspace, path: Path) -> State | None:
-    """What is at a path now, read from the disk; UNREAD where it cannot be told."""
+    """What is at a path now, read from the disk; UNREAD where it cannot be told. A folder is nothing."""
     stat = ws.worktree.lstat(path)
-    if stat is None:
+    if stat is None or is_folder(stat):
         return None
     try:
         if is_symlink(stat):

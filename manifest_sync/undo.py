@@ -22,6 +22,7 @@ from manifest_sync.runrecord import RunHeader, Step
 from manifest_sync.scope import Scope
 from manifest_sync.trash import latest_run
 from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import is_folder
 
 _UNDO = "undo"
 
@@ -129,6 +130,8 @@ def _look(ws: Workspace, path: Path) -> Row:
     """A path as it is now: from the disk, with the base that the index has."""
     known = ws.index.row(path)
     stat = ws.worktree.lstat(path)
+    if stat is not None and is_folder(stat):
+        stat = None  # what is in it has paths of its own
     if stat is None:
         local = None
     elif (

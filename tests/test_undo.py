@@ -158,6 +158,25 @@ def test_a_damaged_record_stops_the_undo_and_keeps_the_content(pair: tuple[Machi
     assert laptop.project().empty_trash().files == 0, "what has no name is no known copy"
 
 
+def test_a_file_and_a_folder_that_changed_places(tmp_path: FsPath) -> None:
+    gpu, laptop = (Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop"))
+    for path in ("one", "two/in/it"):
+        gpu.write(path, path, mtime_ns=10**18)
+    gpu.push()
+    laptop.pull()
+    before = laptop.tree()
+    shutil.rmtree(gpu.root / "two")
+    (gpu.root / "one").unlink()
+    for path in ("two", "one/in/it"):
+        gpu.write(path, path, mtime_ns=10**18)
+    gpu.push("full")
+    assert laptop.pull("full", max_delete="100%").conflicts == []
+    assert laptop.tree() == gpu.tree()
+    report = laptop.project().undo()
+    assert (report.conflicts, report.exit_code) == ([], 0)
+    assert laptop.tree() == before
+
+
 def test_the_command(pair: tuple[Machine, Machine]) -> None:
     _, laptop = pair
     laptop.write("exp/a", "mine")
