@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from manifest_sync import observe
 from manifest_sync.config import Config
 from manifest_sync.diff import Case
 from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
-from manifest_sync.model import Entry, Path, display
+from manifest_sync.model import Entry, Path, State, display
 from manifest_sync.observe import Observed
 from manifest_sync.plan import (
     Policy,
@@ -87,11 +88,15 @@ class Decision:
         its new path."""
         for row, entry in self.entries(head, Verb.KEEP_BOTH):
             writer = entry.writer
-            path = conflict_path(row.path, writer.host, writer.time, self._is_taken)
+            taken = partial(self._is_taken, state=entry.state)
+            path = conflict_path(row.path, writer.host, writer.time, taken)
             yield row, replace(entry, path=path)
 
-    def _is_taken(self, path: Path) -> bool:
-        return self.ws.index.row(path) is not None or self.ws.worktree.lstat(path) is not None
+    def _is_taken(self, path: Path, state: State) -> bool:
+        """Whether something else is there; the very copy may be, from a run that was killed."""
+        if self.ws.worktree.lstat(path) is None:
+            return self.ws.index.row(path) is not None
+        return observe.read_state(self.ws, path) != state
 
     def lines(self) -> list[str]:
         """The plan as stable lines, one an action."""

@@ -17,6 +17,7 @@ from manifest_sync.model import Entry, Path, display
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope
+from manifest_sync.trash import iter_runs
 from manifest_sync.workspace import Workspace
 
 _BATCH = 4096
@@ -46,6 +47,8 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
         if row.local is not None:
             case = classify(row.local, row.base, row.remote)
             report.left[case.value] = report.left.get(case.value, 0) + 1
+    if not dry_run:
+        _finish_earlier(ws)
     there = _Presence(ws)
     landing = Landing(ws, "drop " + " ".join(display(path) for path in paths))
     with landing:
@@ -71,6 +74,15 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
     return report
 
 
+def _finish_earlier(ws: Workspace) -> None:
+    """Free what a drop that was killed had moved to the trash, as far as the head holds it."""
+    for run in iter_runs(ws):
+        if run.header.command.startswith("drop "):
+            for kept in run.files:
+                if not kept.is_sole:
+                    ws.worktree.trash().discard(run.header.run, kept.number)
+
+
 def _candidates(ws: Workspace, head: Head, scope: Scope) -> Iterator[tuple[Row, Entry]]:
     """Rows that are in sync and here, with their entries, in path order."""
     regions = scope.ranges()
@@ -90,10 +102,8 @@ def _candidates(ws: Workspace, head: Head, scope: Scope) -> Iterator[tuple[Row, 
 def _take_away(ws: Workspace, landing: Landing, batch: list[Row], *, dry_run: bool) -> None:
     if dry_run or not batch:
         return
-    # Marked first: a kill in between must not leave an absence that looks like a deletion.
-    ws.index.drop(row.path for row in batch)
     before = landing.steps
-    landing.remove(batch, lambda row: row.base)
+    landing.remove(batch, lambda row: row.base, is_drop=True)
     # Moved first and removed then: what changed at the last moment has been put back.
     trash = ws.worktree.trash()
     for number in range(before, landing.steps):

@@ -117,11 +117,18 @@ class Landing:
         self.brought += self._take(steps, place, record, "transfer")
         self._wrote = True
 
-    def remove(self, rows: Sequence[Row], base_after: Callable[[Row], State | None] = lambda _: None) -> None:
+    def remove(
+        self,
+        rows: Sequence[Row],
+        base_after: Callable[[Row], State | None] = lambda _: None,
+        *,
+        is_drop: bool = False,
+    ) -> None:
         """Move files to the trash.
 
         Args:
             base_after: what becomes base of each; by default it is forgotten.
+            is_drop: mark them beforehand, so that their absence is no deletion.
         """
         for start in range(0, len(rows), WINDOW_FILES):
             batch = rows[start : start + WINDOW_FILES]
@@ -134,7 +141,7 @@ class Landing:
             def record(done: list[tuple[int, None]], steps: Sequence[Step] = steps) -> None:
                 self.ws.index.forget_local([steps[n].path for n, _ in done])
 
-            self.removed += self._take(steps, take, record)
+            self.removed += self._take(steps, take, record, is_drop=is_drop)
 
     def put_back(self, source: str, back: Sequence[tuple[int, Row, Step]]) -> None:
         """Put back what an earlier run took away.
@@ -186,11 +193,16 @@ class Landing:
         take: Callable[[int, str], T],
         record: Callable[[list[tuple[int, T]]], None],
         stage: str = "",
+        *,
+        is_drop: bool = False,
     ) -> int:
         """Record the steps, take each, and record what came of it; how many were taken."""
         index = self.ws.index
         writer, first = self._note(steps)
-        index.set_meta(JOURNAL, f"{self.run} {first}")
+        with index.transaction():
+            index.set_meta(JOURNAL, f"{self.run} {first}")
+            if is_drop:
+                index.drop(step.path for step in steps)
         done: list[tuple[int, T]] = []
         try:
             for number, step in enumerate(steps):
@@ -235,7 +247,7 @@ def settle(ws: Workspace) -> None:
                 done.append((step.path, step.base_after))
             elif found is not None:
                 kept.append(step.path)
-                if found == step.before != UNREAD:
+                if found == step.before != UNREAD or trash.shares(run, number, step.path):
                     begun.append(number)
     except (FormatError, ManifestSyncError):
         # The record went with the trash: then nothing is known, and nothing is assumed.

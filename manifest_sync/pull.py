@@ -85,6 +85,8 @@ def _keep_both(decision: Decision, head: Head, landing: Landing) -> list[tuple[R
     def copies() -> Iterator[Wanted]:
         for row, entry in decision.copies(head):
             kept.append((row, entry.path))
+            if observe.read_state(decision.ws, entry.path) == entry.state:
+                continue  # a run that was killed had brought it
             yield Row(entry.path, *NOWHERE), entry
 
     landing.bring(copies(), becomes_base=False)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from manifest_sync.errors import FormatError, ManifestSyncError
+from manifest_sync.model import Path
 from manifest_sync.runrecord import RunHeader, Step, encode_header, encode_step, parse_header, parse_step
 from manifest_sync.worktree.outcomes import disk_failure
 from manifest_sync.worktree.staging import Area
@@ -96,8 +97,9 @@ class RunWriter:
 class Trash:
     """What all runs left in one area."""
 
-    def __init__(self, area: Area) -> None:
+    def __init__(self, area: Area, root: bytes) -> None:
         self._area = area
+        self._root = root
 
     def runs(self) -> list[RunHeader]:
         """The runs with a readable record, newest first."""
@@ -143,6 +145,15 @@ class Trash:
     def content_path(self, run: str, number: int) -> str:
         """Where the content lies that a step took away."""
         return self._path(run, str(number))
+
+    def shares(self, run: str, number: int, path: Path) -> bool:
+        """Whether what a step would have taken away still is at its path as well: one file with two names."""
+        try:
+            kept = os.lstat(self.content_path(run, number))
+            found = os.lstat(os.path.join(self._root, path))
+        except OSError:
+            return False
+        return os.path.samestat(kept, found)
 
     def is_undone(self, run: str) -> bool:
         """Whether the run was taken back."""

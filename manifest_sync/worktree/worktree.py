@@ -243,7 +243,7 @@ class Worktree:
 
     def trash(self) -> Trash:
         """What runs took away."""
-        return Trash(self._area())
+        return Trash(self._area(), os.fsencode(self.root))
 
     def begin_run(self, command: str, time: str) -> RunWriter:
         """Begin the record of a run that changes the tree or the base.
