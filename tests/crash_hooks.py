@@ -424,8 +424,8 @@ class CountedStore:
 def _patch_store(recorder: _Recorder) -> None:
     real = stores.open_store
 
-    def open_store(location: Any) -> Any:
-        return CountedStore(real(location), recorder)
+    def open_store(*args: Any, **kwargs: Any) -> Any:
+        return CountedStore(real(*args, **kwargs), recorder)
 
     for module in list(sys.modules.values()):
         if getattr(module, "open_store", None) is real:

@@ -6,6 +6,7 @@ import os
 import random
 from pathlib import Path as FsPath
 
+from tests.closure import folder_fetch, folder_objects, read_bucket
 from tests.crash_points import CONFIG, Operation, run
 
 OLD = 1_700_000_000_000_000_000
@@ -140,12 +141,74 @@ def to_join(state: FsPath) -> None:
     write(state / "gpu", "exp/a.json", "a")
 
 
+def pulled_over_edits(state: FsPath) -> None:
+    """A pull that replaced and deleted edits, to be undone: the run 1."""
+    to_pull_over_edits(state)
+    succeed(state / "gpu", "pull", "--full")
+
+
+def in_sync(state: FsPath) -> None:
+    """Everything agreed, and something here that is not in the bucket."""
+    gpu, _ = two_machines(state)
+    write(gpu, "exp/mine.json", "only here", age=2)
+
+
+def two_snapshots(state: FsPath) -> None:
+    """The tree is that of the second snapshot, with edits."""
+    to_push(state)
+    gpu = state / "gpu"
+    succeed(gpu, "push", "--full")
+    write(gpu, "exp/0.json", "edited here", age=2)
+    write(gpu, "exp/mine.json", "only here", age=2)
+
+
+def in_conflict(state: FsPath) -> None:
+    """Both sides changed the same files."""
+    gpu, laptop = two_machines(state)
+    for machine in (laptop, gpu):
+        write(machine, "exp/0.json", f"of {machine.name}", age=2)
+        write(machine, "exp/run.sh", f"#!/bin/{machine.name}", mode=0o755, age=2)
+        write(machine, "exp/1.json", f"of {machine.name}, gone there", age=2)
+    remove(laptop, "exp/1.json")
+    succeed(laptop, "push", "--full")
+
+
+def with_garbage(state: FsPath) -> None:
+    """Several snapshots, contents that only old ones hold, and packs of which little is alive."""
+    gpu, laptop = two_machines(state)
+    for turn in range(3):
+        for number in range(4):
+            write(gpu, f"exp/{number}.json", f"turn {turn} of {number}", age=turn)
+        write(gpu, "exp/blob", noise(turn, 30_000), age=turn)
+        write(gpu, f"exp/kept{turn}", noise(10 + turn, 2_000), age=turn)
+        succeed(gpu, "push", "--full")
+    succeed(laptop, "pull", "--full")
+
+
+def check_collected(state: FsPath) -> None:
+    """Nothing lies in the bucket that nothing refers to."""
+    bucket = state / "bucket"
+    reached = read_bucket(folder_fetch(bucket)).keys
+    strays = [key for key in folder_objects(bucket) if key not in reached and not key.startswith("gc/")]
+    assert strays == [], f"left in the bucket: {strays}"
+
+
+PULL = ("pull", "--full")
+GC = ("gc", "--apply", "--keep-last", "1", "--min-age", "0s")
+
 OPERATIONS = (
     Operation("push", to_push, ("push", "--full")),
-    Operation("pull", to_pull, ("pull", "--full")),
-    Operation("pull over edits", to_pull_over_edits, ("pull", "--full")),
+    Operation("pull over edits", to_pull_over_edits, PULL),
     # Half of a pull must never be taken for this machine's own changes.
-    Operation("pull, then push", to_pull, ("pull", "--full"), (("push", "--full"), ("pull", "--full"))),
+    Operation("pull, then push", to_pull, PULL, (("push", "--full"), PULL)),
+    Operation("undo a pull", pulled_over_edits, ("undo", "1")),
+    Operation("restore", two_snapshots, ("restore", "exp", "--at", "1")),
+    Operation("pull --at", two_snapshots, ("pull", "--full", "--at", "1")),
+    Operation("keep both sides", in_conflict, ("pull", "--copy", "--resolve", "both")),
+    Operation("drop", in_sync, ("drop", "exp", "other")),
+    Operation("gc", with_garbage, GC, check=check_collected),
+    Operation("pin", with_garbage, ("pin", "2", "--name", "paper")),
+    Operation("empty the trash", pulled_over_edits, ("trash", "empty", "--sole"), keeps_trash=False),
     Operation("rebuild", to_rebuild, ("rebuild-index",)),
     Operation("init", to_init, ("init", "../bucket"), (("init", "../bucket"), ("push",))),
     Operation("join", to_join, ("init", "../bucket"), (("init", "../bucket"), ("push",))),

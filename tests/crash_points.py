@@ -225,7 +225,7 @@ def leftovers(machine: FsPath) -> list[str]:
     return found
 
 
-_VOLATILE = ("seconds", "requests", "snapshot", "stored_bytes", "time", "trash")
+_VOLATILE = ("seconds", "requests", "snapshot", "sequence", "stored_bytes", "time")
 
 
 def status(machine: FsPath) -> dict[str, Any]:
@@ -266,14 +266,16 @@ class Operation:
         prepare: makes ``gpu``, ``laptop`` and ``bucket`` in a folder.
         argv: what runs, and dies, in ``gpu``.
         carry_on: the commands that carry on after a death; by default the same one again.
-        is_repeatable: whether the same command after its own success does nothing.
+        check: what else must hold in the end; raises ``AssertionError``.
+        keeps_trash: whether what is in the trash beforehand must not be lost.
     """
 
     name: str
     prepare: Callable[[FsPath], None]
     argv: tuple[str, ...]
     carry_on: tuple[tuple[str, ...], ...] = ()
-    is_repeatable: bool = True
+    check: Callable[[FsPath], None] = lambda state: None
+    keeps_trash: bool = True
 
     def continued(self) -> tuple[tuple[str, ...], ...]:
         return self.carry_on or (self.argv,)
@@ -369,11 +371,7 @@ def check_whole(subject: Subject, state: FsPath) -> Bucket | None:
         assert bucket.entries in heads, "the head is neither the old nor the new one"
     else:
         assert before.bucket is None, "the head is gone"
-    kept = trash(state / "gpu") | {node[1] for node in found.values()}
-    held = bucket.hashes() if bucket is not None else set()
-    for path, node in old.items():
-        is_safe = node[1] in kept or b3(node[1]) in held
-        assert is_safe, f"the old content of {path} is nowhere: {node}"
+    check_nothing_lost(subject, found, trash(state / "gpu"), bucket)
     return bucket
 
 
@@ -404,17 +402,27 @@ def check_carries_on(subject: Subject, state: FsPath) -> None:
     assert entries[0] == entries[1], differing(*entries)
     assert found.status == after.status, differing(found.status or {}, after.status or {})
     assert leftovers(state / "gpu") == [], f"left behind: {leftovers(state / 'gpu')}"
-    kept = found.trash | {node[1] for node in found.trees["gpu"].values()}
-    held = found.bucket.hashes() if found.bucket else set()
-    for path, node in subject.before.trees["gpu"].items():
-        assert node[1] in kept or b3(node[1]) in held, f"the old content of {path} is nowhere in the end"
-    if operation.is_repeatable:
-        objects = folder_objects(state / "bucket")
-        done = run(state / "gpu", *operation.continued()[-1])
-        assert done.code == 0, done.err
-        assert folder_objects(state / "bucket") == objects, "one more run still wrote to the bucket"
-        assert tree(state / "gpu") == found.trees["gpu"], "one more run still changed the tree"
-        assert trash(state / "gpu") == found.trash, "one more run still moved something to the trash"
+    check_nothing_lost(subject, found.trees["gpu"], found.trash, found.bucket)
+    operation.check(state)
+    objects = folder_objects(state / "bucket")
+    done = run(state / "gpu", *operation.continued()[-1])
+    assert done.code == 0, f"one more run ended with {done.code}: {done.err}"
+    assert folder_objects(state / "bucket") == objects, "one more run still wrote to the bucket"
+    assert tree(state / "gpu") == found.trees["gpu"], "one more run still changed the tree"
+    assert trash(state / "gpu") == found.trash, "one more run still moved something to the trash"
+
+
+def check_nothing_lost(
+    subject: Subject, nodes: dict[str, Node], in_trash: set[bytes], bucket: Bucket | None
+) -> None:
+    """What was here before is at a path, in the trash, or in the bucket (P8)."""
+    kept = in_trash | {node[1] for node in nodes.values()}
+    held = bucket.hashes() if bucket is not None else set()
+    old = {path: node[1] for path, node in subject.before.trees["gpu"].items()}
+    if subject.operation.keeps_trash:
+        old |= {f"trash {n}": content for n, content in enumerate(sorted(subject.before.trash))}
+    for path, content in old.items():
+        assert content in kept or b3(content) in held, f"the old {path} is nowhere: {content!r:.99}"
 
 
 def differing(found: dict[Any, Any], wanted: dict[Any, Any]) -> str:

@@ -69,7 +69,7 @@ def test_a_journal_of_the_old_index_is_not_played_into_the_new_one(
 
 
 def _leave_hot_journal(path: FsPath, scratch: FsPath) -> None:
-    """As a kill in the middle of a big transaction leaves it: pages overwritten, the old ones in the journal."""
+    """As a kill in a big transaction leaves it: pages overwritten, the old ones in the journal."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA cache_size = 1")
     connection.execute("BEGIN IMMEDIATE")
