@@ -5,6 +5,7 @@ Rollback journal, no WAL (it does not work on network filesystems), one writer u
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -156,6 +157,25 @@ class IndexConnection:
     def close(self) -> None:
         """Close the file; an open transaction is rolled back."""
         self._connection.close()
+
+    def sync(self) -> None:
+        """Make what was committed outlast a loss of power.
+
+        A commit ends with the removal of SQLite's journal, and when that reaches the disk is left to the
+        filesystem: without it the journal is there again, and undoes the commit.
+        """
+        try:
+            folder = os.open(os.path.dirname(os.path.abspath(self._path)), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a network mount that cannot sync a folder
+                raise ManifestSyncError(
+                    f"cannot use the local index {self._path}: {error.strerror}",
+                    "check free space and permissions of its folder",
+                ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -78,12 +78,19 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
         head,
         _changes(ws),
         _commit(ws, decision.options, session, sent),
-        lambda manifest: ws.index.set_meta("attempt", manifest.snapshot),
+        lambda manifest: _note_attempt(ws, manifest.snapshot),
     )
     if isinstance(outcome, Head):
         _record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome
+
+
+def _note_attempt(ws: Workspace, snapshot: str) -> None:
+    """Write down what is about to be published. After a loss of power too it must be known, or what another
+    machine did to the same files since would look like a conflict."""
+    ws.index.set_meta("attempt", snapshot)
+    ws.index.sync()
 
 
 def _changes(ws: Workspace) -> Iterator[Change]:
