@@ -368,7 +368,12 @@ def _patch_sqlite(recorder: _Recorder) -> None:
             return done
 
     def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = real_connect(*args, **{"factory": Counted, **kwargs})
+        def call() -> sqlite3.Connection:
+            return real_connect(*args, **{"factory": Counted, **kwargs})  # type: ignore[no-any-return]
+
+        if ":memory:" in str(args[0]):
+            return call()
+        connection: sqlite3.Connection = recorder.run("sql", "connect", str(args[0]), call)
         return connection
 
     sqlite3.connect = connect  # type: ignore[assignment]

@@ -35,6 +35,7 @@ T = TypeVar("T")
 WORKERS = 2
 _SECONDS = 60
 
+Audit = Callable[[str, tuple[Any, ...]], None]
 Node = tuple[str, bytes, int, int]
 """What stands at a path: type, content (or a link's target), permission bits, mtime in nanoseconds."""
 
@@ -71,7 +72,7 @@ class Done:
 
 def run(folder: FsPath, *argv: str) -> Done:
     """The command ``manifest-sync ARGV`` in ``folder``, undisturbed, in this process."""
-    _load_everything()
+    load_everything()
     out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     before, home = os.getcwd(), os.environ.get("HOME", "")
     try:
@@ -86,9 +87,9 @@ def run(folder: FsPath, *argv: str) -> Done:
     return Done(code, texts[0], texts[1])
 
 
-def run_with(plan: Plan, folder: FsPath, *argv: str) -> Done:
+def run_with(plan: Plan, folder: FsPath, *argv: str, audit: Audit | None = None) -> Done:
     """The same in a forked process of its own, its events counted, and struck as the plan says."""
-    _load_everything()
+    load_everything()
     streams = [os.memfd_create(name) for name in ("stdout", "stderr", "events")]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -104,6 +105,8 @@ def run_with(plan: Plan, folder: FsPath, *argv: str) -> Done:
             os.chdir(folder)
             os.environ["HOME"] = str(folder)
             install(plan, streams[2])
+            if audit is not None:
+                sys.addaudithook(audit)
             code = main.main(list(argv), standalone_mode=False)
         except BaseException:  # noqa: BLE001  it is told through the exit code
             traceback.print_exc()
@@ -115,7 +118,7 @@ def run_with(plan: Plan, folder: FsPath, *argv: str) -> Done:
 
 
 @cache
-def _load_everything() -> None:
+def load_everything() -> None:
     """Import what the commands import when they need it, so that no child has to."""
     for module in pkgutil.walk_packages(manifest_sync.__path__, "manifest_sync."):
         if not module.name.endswith("__main__"):
