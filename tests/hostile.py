@@ -40,36 +40,45 @@ LOCAL_ONLY = {b"exp/local.json": b"never pushed\n", b"exp/deep/er/own": b"never 
 
 READS: list[list[str]] = [
     ["ls", "-l"],
-    ["status"],
     ["status", "--json"],
-    ["log"],
-    ["log", "--json"],
+    ["log", "--all"],
     ["diff"],
+    ["cat", "exp/new"],
     ["pull", "--full", "--dry-run"],
     ["pull"],
     ["pull", "--copy"],
     ["pull", "--full", "--delete-unknown", "--max-delete", "100%"],
     ["pull", "--checksum", "--restore-deleted"],
     ["pull", "--full", "--resolve", "remote", "--max-delete", "100%", "--json"],
-    ["verify"],
+    ["pull", "--full", "--resolve", "both"],
     ["verify", "--read-data"],
     ["gc", "--min-age", "0s", "--keep-last", "1"],
-    ["pull", "--full", "--json"],
     ["status", "--offline"],
 ]
 """Commands that change nothing in the bucket, in the order in which the victim runs them."""
+PUSHES: list[list[str]] = [
+    ["push"],
+    ["push", "--copy"],
+    ["push", "--full", "--delete-unknown", "--max-delete", "100%", "--resolve", "local"],
+    ["pull", "--full"],
+]
 CHAINS: list[list[list[str]]] = [
-    [["push"], ["push", "--copy"], ["gc", "--min-age", "0s", "--keep-last", "1", "--apply"]],
-    [
-        ["push", "--full", "--delete-unknown", "--max-delete", "100%", "--resolve", "local"],
-        ["pull", "--full"],
-    ],
     # A new index has seen no head and no repository before.
     [["rebuild-index"], ["pull", "--full"], ["push", "--full"]],
+    [["gc", "--min-age", "0s", "--keep-last", "1", "--apply"], ["verify"], ["push", "--repair"]],
+    [
+        ["restore", "exp", "plain"],
+        ["undo"],
+        ["restore", "exp", "--to", "../restored"],
+        ["drop", "zz"],
+        ["pull", "--full"],
+        ["trash", "list"],
+        ["pull", "--at", "1", "--full"],
+    ],
 ]
-"""Commands that write to the bucket or the index, each list tried on a copy of its own."""
+"""More commands; each list is tried on a copy of its own."""
 HEAVY_READS: list[list[str]] = [["pull", "--full", "--json"], ["status"]]
-HEAVY_CHAINS: list[list[list[str]]] = [[["push", "--full"]]]
+HEAVY_PUSHES: list[list[str]] = [["push", "--full"]]
 """What the attacks that cost much time go through: a bound that holds here is the bound of all."""
 
 
@@ -120,6 +129,9 @@ class World:
         self.victim = folder / "victim"
         self.root = self.victim / "experiments"
         self.state = self.victim / ".manifest-sync"
+        self.restored = folder / "restored"
+        """Where `restore --to` writes; that keeps links, whatever the configuration says of the tree."""
+        self.keeps_links = False
 
     @classmethod
     def make(cls, folder: FsPath) -> World:
@@ -150,6 +162,7 @@ class World:
 
     def configure(self, symlinks: str) -> None:
         """Write the victim's configuration."""
+        self.keeps_links = symlinks == "keep"
         (self.victim / "manifest-sync.toml").write_text(CONFIG.format(symlinks=symlinks))
 
     def write(self, path: bytes, content: bytes) -> None:
@@ -161,7 +174,9 @@ class World:
     def copy(self, folder: FsPath) -> World:
         """The same again in another place."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return World(folder)
+        copied = World(folder)
+        copied.keeps_links = self.keeps_links
+        return copied
 
     def forge(self) -> Forge:
         """What writes the bucket by hand."""
@@ -170,7 +185,8 @@ class World:
     def around(self) -> dict[bytes, Seen]:
         """All that no bucket may have changed: everything but the tree, the bucket and the state."""
         own = [self.state / name for name in os.listdir(self.state) if name != "keep"]
-        own_folder = portrait(self.folder, [self.folder / "bucket", self.root, self.state])
+        written = [self.bucket, self.root, self.state, self.restored]
+        own_folder = portrait(self.folder, written)
         found = own_folder | portrait(self.state / "keep") | portrait(self.root / ".git")
         for path in own:
             if path.name in ("machine", ".gitignore"):
@@ -187,6 +203,10 @@ class World:
         """What lies directly in the state folder."""
         return set(os.listdir(self.state))
 
+    def is_stored(self, content: bytes) -> bool:
+        """Whether a pack of the bucket holds this content as it is."""
+        return any(content in pack.read_bytes() for pack in self.bucket.glob("packs/*/*.pack"))
+
     def trashed(self) -> set[bytes]:
         """The contents in the trash."""
         found = portrait(self.state / "trash") if (self.state / "trash").is_dir() else {}
@@ -199,7 +219,7 @@ def check_outcome(outcome: Outcome, allowed: set[int]) -> None:
     assert "Traceback" not in outcome.stderr + outcome.stdout, told
     assert "internal error" not in outcome.stderr + outcome.stdout, told
     assert outcome.code in allowed, told
-    if outcome.code not in (0, 3, 6) and "--json" not in outcome.args:
+    if outcome.code not in (0, 3, 6) and not {"--json", "--repair", "verify"} & set(outcome.args):
         assert outcome.stderr.startswith("manifest-sync: "), told
 
 
@@ -234,11 +254,16 @@ def check_world(world: World, before: Before, lands: dict[bytes, bytes]) -> None
         legal = SYNCED | lands
         assert path in legal, f"{path!r} appeared in the tree"
         assert seen.content == legal[path], f"{path!r} holds something else"
-        assert st.S_IFMT(seen.mode) in (st.S_IFREG, st.S_IFLNK)
+        assert st.S_ISREG(seen.mode) or (world.keeps_links and st.S_ISLNK(seen.mode)), f"{path!r}"
         assert not seen.mode & 0o7000, f"{path!r} got mode {seen.mode:o}"
+    if world.restored.exists():
+        for path, seen in portrait(world.restored).items():
+            assert st.S_ISDIR(seen.mode) or seen.content == (SYNCED | lands)[path], f"{path!r} was restored"
+            assert not seen.mode & 0o7000, f"{path!r} got mode {seen.mode:o}"
     for path, seen in before.tree.items():
         kept = path in after and after[path].content == seen.content
-        assert kept or seen.content in trashed, f"the content of {path!r} is lost"
+        # What was dropped is in the bucket, in a pack that was not compressed.
+        assert kept or seen.content in trashed or world.is_stored(seen.content), f"{path!r} is lost"
     staging = world.state / "staging"
     assert not staging.exists() or set(os.listdir(staging)) <= {"clock"}
 
@@ -258,6 +283,7 @@ def assail(
     lands: dict[bytes, bytes],
     *,
     scratch: FsPath,
+    chains: Iterable[list[list[str]]] = (),
     is_heavy: bool = False,
 ) -> None:
     """Put the victim of one attack through the commands, and look what became of it and around it.
@@ -265,23 +291,19 @@ def assail(
     Args:
         codes: what a pull may exit with, before the index is made anew.
         lands: what may be new in the tree.
+        chains: what else to try.
     """
     craft(world.forge())
-    chains = HEAVY_CHAINS if is_heavy else CHAINS
-    copies = [world.copy(scratch / f"w{number}") for number in range(len(chains))]
-    before = look(world)
-    commands = known(HEAVY_READS if is_heavy else READS)
-    used = confined.run(world.victim, commands)
-    for outcome in used.outcomes:
-        strict = outcome.args[0] == "pull" and "--dry-run" not in outcome.args
-        check_outcome(outcome, codes if strict else DOCUMENTED)
-    check_used(used, commands)
-    check_world(world, before, lands)
-    for copy, chain in zip(copies, chains, strict=True):
-        before = look(copy)
+    lists = [HEAVY_READS, HEAVY_PUSHES] if is_heavy else [READS, PUSHES, *chains]
+    worlds = [world, *(world.copy(scratch / f"world{number}") for number in range(1, len(lists)))]
+    for victim, chain in zip(worlds, lists, strict=True):
+        before = look(victim)
         commands = known(chain)
-        used = confined.run(copy.victim, commands)
+        used = confined.run(victim.victim, commands)
         for outcome in used.outcomes:
-            check_outcome(outcome, DOCUMENTED)
+            is_strict = victim is world and outcome.args[0] == "pull" and "--dry-run" not in outcome.args
+            # There may be no such file in the bucket, or nothing to undo.
+            more = {1, 2} if outcome.args[0] in ("cat", "restore", "undo") else set()
+            check_outcome(outcome, codes if is_strict else DOCUMENTED | more)
         check_used(used, commands)
-        check_world(copy, before, lands)
+        check_world(victim, before, lands)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.confined import Confined
+from tests.conftest import Soak
 from tests.forge import (
     SESSION,
     Forge,
@@ -26,7 +27,7 @@ from tests.forge import (
     file,
     link,
 )
-from tests.hostile import World, assail
+from tests.hostile import CHAINS, World, assail
 
 EVIL = b"evil\n"
 OTHER = "6f1b1c4e-5a0f-4a58-9d3e-3f7f3a2b1c99"
@@ -103,6 +104,11 @@ def put(place: str, key: str | int, value: Any) -> Callable[[Record], object]:
         body[place][0][key] = value
 
     return edit
+
+
+def put_writer(host: str, time: str) -> Callable[[Record], object]:
+    """An edit of a page: who wrote its entries, and when."""
+    return lambda body: body["writers"][0].update(host=host, time=time)
 
 
 def two_pages(name: str, first: list[bytes], second: list[bytes], codes: set[int], *lands: bytes) -> Attack:
@@ -335,7 +341,12 @@ ATTACKS = [
         {"exp/\u00e9".encode(): EVIL, "exp/e\u0301".encode(): EVIL},
     ),
     blocked_path("below-a-symlink", b"link/evil"),
-    blocked_path("over-a-symlink", b"linkfile"),
+    Attack(
+        "blocked-over-a-symlink",
+        lambda forge: forge.add(file(b"linkfile")),
+        {0, 6},  # --resolve both puts it beside the link
+        {b"linkfile.conflict-evil-20260102T030405Z": EVIL},
+    ),
     blocked_path("below-a-symlinked-file", b"linkfile/evil"),
     # With --delete-unknown what is in the way goes to the trash first, as it was asked for.
     legal_path("below-a-local-file", b"exp/local.json/evil", {0, 3, 6}),
@@ -544,7 +555,18 @@ ATTACKS = [
         {b"exp/escape": b"../../../outside/folder"},
         "keep",
     ),
-    Attack("symlink-not-kept", lambda f: f.add(link(b"exp/escape", b"../../../outside/folder")), {3, 6}),
+    Attack(
+        "symlink-not-kept",
+        lambda f: f.add(link(b"exp/escape", b"../../../outside/folder")),
+        {3, 6},
+        {b"exp/escape": b"../../../outside/folder"},
+    ),
+    Attack(
+        "host-as-path",
+        lambda f: f.add(file(b"exp/local.json"), edit=put_writer("../../../../outside/evil", "../../T")),
+        {0, 6},
+        {b"exp/local.json": EVIL, b"exp/local.conflict--outside-evil-T.json": EVIL},
+    ),
     Attack(
         "symlink-and-below", lambda f: f.add(link(b"e", b"../../outside"), file(b"e/evil")), symlinks="keep"
     ),
@@ -584,8 +606,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.make(tmp_path_factory.mktemp("hostile") / "template")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_a_hostile_bucket(attack: Attack, template: World, confined: Confined, tmp_path: FsPath) -> None:
+def test_a_hostile_bucket(
+    attack: Attack, template: World, confined: Confined, tmp_path: FsPath, soak: Soak
+) -> None:
     world = template.copy(tmp_path / "world")
     world.configure(attack.symlinks)
     assail(
@@ -595,5 +620,7 @@ def test_a_hostile_bucket(attack: Attack, template: World, confined: Confined, t
         attack.codes,
         attack.lands,
         scratch=tmp_path,
+        # One of them each in the quick half, all of them in the long one.
+        chains=CHAINS if soak.factor else [CHAINS[ATTACKS.index(attack) % len(CHAINS)]],
         is_heavy=attack.is_heavy,
     )
