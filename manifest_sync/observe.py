@@ -245,8 +245,11 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
     ws.index.put_local(updates)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
     if listing.complete:
-        for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
+        gone = ws.index.child_folders(listing.folder) - set(listing.all_folders)
+        for name in gone:
             _forget_folder(ws, Path(prefix + name), observed)
+        if any(observed.is_hidden(Path(prefix + name)) for name in gone):
+            return  # the digest would make the next run skip this listing, and say nothing
         ws.index.set_folder(listing.folder, listing.digest, listing.mounted, listing.n_files, listing.n_bytes)
 
 
