@@ -272,6 +272,41 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_in_the_middle_is_noticed(unbuffered: str) -> None:
+    code = (
+        "from manifest_sync.cli import main, output\n"
+        "main.ls.callback = lambda **_: output.write_bytes(b'x' * 1_000_000)\nmain.main(['ls'])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(1000)) == 1000
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+def test_a_disk_that_is_full_under_stdout_is_an_error() -> None:
+    code = (
+        "from manifest_sync.cli import main, output\n"
+        "main.ls.callback = lambda **_: output.write_bytes(b'x')\nmain.main(['ls'])\n"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     code = "from manifest_sync.cli.output import print_lines\nfrom manifest_sync.cli import main\n" + (
         "main.ls.callback = lambda **_: print_lines(['x' * 1_000_000])\nmain.main(['ls'])\n"

@@ -103,8 +103,11 @@ def write_bytes(data: bytes) -> None:
     Raises:
         OutputClosedError: the pipe is closed.
     """
+    left = memoryview(data)
     try:
-        sys.stdout.buffer.write(data)
+        while left:
+            # With PYTHONUNBUFFERED this is the bare file, which may take less than it is given.
+            left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         raise OutputClosedError from error
