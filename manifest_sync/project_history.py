@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from manifest_sync import observe
+from manifest_sync.compare import Comparison, between, with_tree
 from manifest_sync.history import History, LogRecord, PagesSeen
 from manifest_sync.index import Index
 from manifest_sync.model import Entry
@@ -47,3 +48,22 @@ class ProjectHistory(ProjectFolder):
         """The content of one file of a snapshot (default: the head), verified, piece by piece."""
         with self.history() as history:
             yield from history.read(history.at(at), self.path(path))
+
+    @contextmanager
+    def diff(
+        self, a: str = "", b: str = "", *, only: Sequence[str] = (), groups: Sequence[str] = ()
+    ) -> Iterator[Comparison]:
+        """What snapshot ``b`` has otherwise than ``a``; without ``b``, what the tree here has.
+
+        Args:
+            a: what the snapshot is called (see `Snapshots.find`); empty for the head.
+            only: files or folders to look at; none for everything.
+            groups: groups to include that are left out else; of two snapshots everything is compared.
+        """
+        scope = self.scope(only)
+        if b:
+            with self.history() as history:
+                yield between(history, history.at(a), history.at(b), scope)
+        else:
+            with self.workspace(tuple(groups), must_lock=False) as ws:
+                yield with_tree(ws, a, scope)

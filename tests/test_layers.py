@@ -14,7 +14,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"errors", "model", "pathrules", "report", "times", "findings", "bounded", "damage"},
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
     {"pageuse", "packcheck", "wholefiles"},
-    {"location", "config", "diff", "plan", "merge", "patterns", "retention"},
+    {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking", "ownfiles"},
     {"page_reader"},
@@ -25,7 +25,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"observe", "fetch", "probe", "localchunks", "packbuild", "verify_pages", "verify_packs"},
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "restore", "extract", "repack"},
-    {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "recover"},
+    {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
     {"relocate", "remake", "repair"},
     {"project_folder"},
     {"project_history"},
@@ -47,7 +47,7 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
     "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
-    "pageuse", "retention", "damage", "packcheck", "wholefiles",
+    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

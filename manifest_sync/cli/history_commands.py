@@ -1,4 +1,4 @@
-"""``log``, ``ls`` and ``cat``: look back, and change nothing."""
+"""``log``, ``ls``, ``cat`` and ``diff``: look back, and change nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifest_sync.cli.options import common_options, from_command_line, open_project, option, settings_of
-from manifest_sync.cli.output import write_bytes, write_line, write_stderr
+from manifest_sync.cli.options import (
+    Names,
+    common_options,
+    from_command_line,
+    open_project,
+    option,
+    settings_of,
+    split_names,
+)
+from manifest_sync.cli.output import skipped_lines, write_bytes, write_line, write_stderr
 from manifest_sync.errors import UsageError
+from manifest_sync.model import json_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import tzinfo
 
     from manifest_sync.manifest import Manifest
@@ -106,6 +116,80 @@ def cat(ctx: click.Context, path: str, at: str) -> int:
         for piece in history.read(snapshot, project.path(path)):
             write_bytes(piece)
     return 0
+
+
+@click.command()
+@click.argument("a", default="")
+@click.argument("b", default="")
+@option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
+@option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")
+@option("--exit-code", "use_exit_code", is_flag=True, help="Exit with 1 when anything differs.")
+@common_options
+@click.pass_context
+def diff(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    only: tuple[str, ...],
+    groups: tuple[str, ...],
+    use_exit_code: bool,
+) -> int:
+    """List what snapshot B has otherwise than snapshot A.
+
+    Without B: what the tree here has otherwise than A. Without both: than the bucket. Content, type and
+    the executable bit are compared. -v shows sizes and times, before and after.
+    """
+    from manifest_sync.cli.diff_output import Tally, difference_json, difference_line, side_json  # noqa: PLC0415
+    from manifest_sync.cli.stream import JsonLists, Spool, write_batches  # noqa: PLC0415
+
+    settings = settings_of(ctx)
+    names = split_names("--only", only)
+    with_groups = split_names("--with", groups)
+    tally = Tally()
+    with JsonLists("added", "changed", "deleted") as lists, Spool() as spool:
+        with (
+            open_project(settings) as project,
+            project.diff(a, b, only=names, groups=with_groups) as comparison,
+        ):
+
+            def lines() -> Iterator[bytes]:
+                for difference in comparison.differences:
+                    tally.add(difference)
+                    yield difference_line(difference, project.zone, verbose=settings.verbose)
+
+            if settings.json:
+                for difference in comparison.differences:
+                    tally.add(difference)
+                    lists.add(difference.kind.value, difference_json(difference))
+            elif b:
+                write_batches(lines())
+            else:
+                # The lock is held here: what is printed could stand in a pager for hours.
+                for line in lines():
+                    spool.add(line)
+            skipped = sorted(comparison.skipped.items())
+            requests = dict(project.store().requests)
+            summary = tally.line(comparison, project.zone)
+        if settings.json:
+            fields = {
+                "command": "diff",
+                "a": side_json(comparison.before),
+                "b": side_json(comparison.after),
+                "bytes_change": tally.bytes_change,
+                "skipped": [{"path": json_path(path), "reason": reason} for path, reason in skipped],
+                "requests": requests,
+            }
+            lists.write(settings, fields)
+        else:
+            spool.write()
+    if not settings.json:
+        if skipped:
+            write_stderr("\n".join(skipped_lines(skipped, settings)))
+        if not settings.quiet:
+            write_stderr(summary)
+    if use_exit_code and tally.counts:
+        return 1
+    return 3 if skipped else 0
 
 
 def _say_which(at: str, snapshot: Manifest, zone: tzinfo, *, quiet: bool) -> None:

@@ -13,7 +13,7 @@ import click
 
 from manifest_sync.cli.doctor_commands import doctor
 from manifest_sync.cli.gc_commands import gc, pin, unpin
-from manifest_sync.cli.history_commands import cat, log, ls
+from manifest_sync.cli.history_commands import cat, diff, log, ls
 from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
@@ -153,6 +153,7 @@ _COMMANDS = (
     pull,
     status,
     log,
+    diff,
     ls,
     cat,
     gc,

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import Any, Self
 
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.output import write_bytes
@@ -35,41 +35,68 @@ def shown_path(path: Path) -> bytes:
     return display(path).encode("utf-8", "backslashreplace") if sys.stdout.isatty() else path
 
 
+class Spool:
+    """Bytes that are kept, in a file if there are many, until they may be printed."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed by `close`
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return self._file.tell() == 0
+
+    def add(self, piece: bytes) -> None:
+        """Append."""
+        self._file.write(piece)
+
+    def write(self) -> None:
+        """Print everything; nothing can be added afterwards."""
+        self._file.seek(0)
+        while piece := self._file.read(_IN_MEMORY):
+            write_bytes(piece)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class JsonLists:
-    """One JSON object with lists of any length, kept in files until all of it is known to be good.
+    """One JSON object with lists of any length, kept until all of it is known to be good.
 
     So that an error on the way is still reported as the one object, and not behind half of one.
     """
 
     def __init__(self, *names: str) -> None:
-        self._lists: dict[str, IO[bytes]] = {
-            name: tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed by `close`
-            for name in names
-        }
+        self._lists = {name: Spool() for name in names}
 
     def add(self, name: str, value: Mapping[str, Any]) -> None:
         """Append to one of the lists."""
-        file = self._lists[name]
-        file.write((b", " if file.tell() else b"") + json.dumps(value).encode("ascii"))
+        spool = self._lists[name]
+        spool.add((b"" if spool.is_empty else b", ") + json.dumps(value).encode("ascii"))
 
     def write(self, settings: Settings, fields: Mapping[str, Any]) -> None:
         """Print the object: ``fields``, then the lists."""
         settings.json_begun = True
         write_bytes(json.dumps(fields)[:-1].encode("ascii"))
-        for name, file in self._lists.items():
+        for name, spool in self._lists.items():
             write_bytes(f', "{name}": ['.encode("ascii"))
-            file.seek(0)
-            while piece := file.read(_IN_MEMORY):
-                write_bytes(piece)
+            spool.write()
             write_bytes(b"]")
         write_bytes(b"}\n")
 
     def close(self) -> None:
         """Let the files go."""
-        for file in self._lists.values():
-            file.close()
+        for spool in self._lists.values():
+            spool.close()
 
-    def __enter__(self) -> JsonLists:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
