@@ -82,7 +82,6 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
     manifest = history.at(text)
     observe.reflect(ws, head, scope)
     observed = observe.scan(ws, scope)
-    observe.hash_unread(ws, scope, observed)
     look = _Look(ws, head.manifest, manifest, scope, observed)
 
     def differences() -> Iterator[Difference]:
@@ -119,12 +118,14 @@ class _Look:
         spans = spans_of(
             page for pages in different_pages(self._snapshot.pages, self._head.pages) for page in pages
         )
+        self._ws.progress.begin("hash")
         for piece, is_other in split_ranges(self._scope.ranges(), spans):
             for row, entry in self._all_pairs(piece) if is_other else self._drifted_pairs(piece):
                 found = self._compare(row, entry)
                 if found is not None:
                     yield found
         self._ws.index.put_local(self._hashed)
+        self._ws.progress.end("hash")
 
     def _drifted_pairs(self, piece: Range) -> Iterator[tuple[Row, Entry | None]]:
         """Where the snapshot says what the head says: only rows that differ from the head."""
@@ -181,6 +182,7 @@ class _Look:
         except (Changing, Unreadable) as error:
             self._observed.skipped[row.path] = error.reason
             return None
+        self._ws.progress.advance("hash", files=1, bytes_=stat.size)
         state = file_state(digest, stat)
         self._hashed.append((row.path, stat, state, observe.trust(self._ws, stat, self._observed.clock)))
         if len(self._hashed) >= _HASH_BATCH:

@@ -12,6 +12,7 @@ from manifest_sync.index import Index
 from manifest_sync.model import Entry
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.repository import Repository
+from manifest_sync.scope import Scope
 
 
 class ProjectHistory(ProjectFolder):
@@ -51,16 +52,23 @@ class ProjectHistory(ProjectFolder):
 
     @contextmanager
     def diff(
-        self, a: str = "", b: str = "", *, only: Sequence[str] = (), groups: Sequence[str] = ()
+        self,
+        a: str = "",
+        b: str = "",
+        *,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        groups: Sequence[str] = (),
     ) -> Iterator[Comparison]:
         """What snapshot ``b`` has otherwise than ``a``; without ``b``, what the tree here has.
 
         Args:
             a: what the snapshot is called (see `Snapshots.find`); empty for the head.
             only: files or folders to look at; none for everything.
+            exclude: gitignore patterns of what not to look at.
             groups: groups to include that are left out else; of two snapshots everything is compared.
         """
-        scope = self.scope(only)
+        scope = Scope(self.scope(only).only, tuple(exclude))
         if b:
             with self.history() as history:
                 yield between(history, history.at(a), history.at(b), scope)

@@ -21,7 +21,7 @@ from manifest_sync.difference import Difference, Kind, spans_of, split_ranges
 from manifest_sync.errors import Damaged
 from manifest_sync.history import History
 from manifest_sync.model import Entry, Hash, Path, Stat
-from manifest_sync.pages import PageRef
+from manifest_sync.pages import PageRef, parse_page
 from manifest_sync.scope import Scope
 from manifest_sync.worktree import Worktree
 from tests.chains import Chain, entry
@@ -227,6 +227,19 @@ class TestTheTree:
         assert against_tree(gpu, at, only=["exp2"]) == {"exp2/a": "changed"}
         assert against_tree(gpu, at, only=["exp1", "exp2"]) == {**found, "exp2/a": "changed"}
 
+    @pytest.mark.parametrize("at", ["", "1"])
+    def test_what_is_excluded_is_not_looked_at(self, gpu: Machine, at: str) -> None:
+        gpu.write("exp/a", "a")
+        gpu.push()
+        gpu.write("exp/b.pt", "b")
+        gpu.push()
+        gpu.write("exp/a", "A")
+        gpu.write("exp/b.pt", "B")
+        gpu.write("exp/sub/c", "c")
+        assert against_tree(gpu, at, exclude=["*.pt", "sub/"]) == {"exp/a": "changed"}
+        words = [*([at, "head"] if at else []), "--exclude", "*.pt"]
+        assert gpu.command("diff", *words).stdout == ("" if at else "changed  exp/a\nadded    exp/sub/c\n")
+
     def test_a_file_for_a_folder_and_a_link_for_a_file(self, tmp_path: FsPath) -> None:
         gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"), defaults='symlinks = "keep"')
         gpu.write("exp/a", "a")
@@ -265,6 +278,7 @@ class TestTheTree:
         assert found["exp/a"].after is not None
         assert found["exp/a"].after.type == "other"
         assert set(found) == ({"exp/a"} if at == "" else {"exp/a", "exp/b"})
+        assert against_tree(gpu, "0") == {"exp/b": "added"}
         after = json.loads(gpu.command("diff", "--json").stdout)["changed"][0]["after"]
         assert (after["type"], after["size"], after["hash"]) == ("other", None, None)
 
@@ -326,15 +340,42 @@ class TestTheTree:
             assert against_tree(gpu, "1") == {"exp/a": "changed", "exp/b": "added"}
         assert hashed == [b"exp/a"]
 
-    def test_the_head_costs_one_conditional_get(self, gpu: Machine) -> None:
-        for number in range(3000):
+    @pytest.fixture
+    def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Ids of the pages that were opened, from the cache or not."""
+        found: list[str] = []
+
+        def record(raw: bytes, expect_id: str) -> list[Entry]:
+            found.append(expect_id)
+            return parse_page(raw, expect_id)
+
+        monkeypatch.setattr("manifest_sync.page_reader.parse_page", record)
+        return found
+
+    def test_the_same_tree_that_never_synced_opens_no_page_twice(
+        self, gpu: Machine, tmp_path: FsPath, opened: list[str]
+    ) -> None:
+        laptop = Machine(tmp_path / "laptop", str(tmp_path / "bucket"))
+        for machine in (gpu, laptop):
+            machine.write("exp/a", "a")
+        gpu.push()
+        for _ in range(2):
+            assert against_tree(laptop) == {}
+        assert len(opened) == 1
+
+    def test_the_head_costs_one_conditional_get_and_the_page_of_what_differs(
+        self, gpu: Machine, opened: list[str]
+    ) -> None:
+        for number in range(9000):
             gpu.write(f"exp/{number:04}", b"")
         gpu.push()
         gpu.write("exp/0007", "changed")
+        opened.clear()
         project = gpu.project()
         with project.diff() as comparison:
             assert listed(comparison.differences) == {"exp/0007": "changed"}
         assert project.store().requests == {"GET": 1}
+        assert len(opened) == 1
 
     def test_an_older_snapshot_opens_only_what_the_head_does_not_have(self, gpu: Machine) -> None:
         for number in range(9000):
@@ -429,6 +470,9 @@ class TestTheCommand:
             "changed 1 B -> 3.0 KiB 2020-09-13 12:26:40 -> 2023-11-14 22:13:20 exp/a"
         )
         assert lines[1].startswith("deleted     2.0 KiB -> -")
+        changed.push("copy")
+        (changed.root / "exp/a").chmod(0o755)
+        assert changed.command("diff", "-v", "--only", "exp/a").stdout.endswith("  0644 -> 0755  exp/a\n")
 
     def test_json(self, changed: Machine) -> None:
         found = json.loads(changed.command("diff", "--json").stdout)

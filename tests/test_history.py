@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from manifest_sync.errors import Damaged, ManifestSyncError, StoreUnavailable, UsageError
-from manifest_sync.history import History, LogRecord
+from manifest_sync.errors import Contended, Damaged, ManifestSyncError, StoreUnavailable, UsageError
+from manifest_sync.history import History, LogRecord, PagesSeen
+from manifest_sync.index import Index
 from manifest_sync.keys import pack_key
 from manifest_sync.manifest import HISTORY_BLOCK
 from manifest_sync.model import Path
+from manifest_sync.pages import PageRef
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope
 from manifest_sync.stores.directory import DirectoryStore
@@ -417,6 +419,31 @@ def test_a_lost_pack_hurts_only_its_files(gpu: Machine, tmp_path: FsPath) -> Non
     done = gpu.command("cat", "exp/a")
     said(done, 7)
     assert "exp/a" in done.stderr
+
+
+def test_an_index_that_is_being_written_is_done_without() -> None:
+    class Busy:
+        asked = 0
+
+        def load_page_body(self, page_id: str) -> bytes | None:
+            self.asked += 1
+            raise Contended("another process is writing the local index")
+
+    busy = Busy()
+    pages = PagesSeen(busy)  # type: ignore[arg-type]
+    assert pages.load_page_body("a") is None
+    assert pages.load_page_body("a") is None
+    assert busy.asked == 1, "it waits ten seconds once, not for every page"
+
+
+def test_only_the_last_pages_are_kept_in_memory() -> None:
+    with Index.open("/nonexistent/index", read_only=True) as index:
+        pages = PagesSeen(index)
+        for number in range(100):
+            ref = PageRef(f"{number}", "", Path(b"a"), Path(b"a"), 1, 0, 1, 1)
+            pages.save_page_body(ref, b"x")
+        assert pages.load_page_body("0") is None
+        assert pages.load_page_body("99") == b"x"
 
 
 def test_without_any_local_state_everything_is_read_from_the_bucket(gpu: Machine, tmp_path: FsPath) -> None:

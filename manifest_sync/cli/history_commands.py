@@ -8,6 +8,7 @@ import click
 
 from manifest_sync.cli.options import (
     Names,
+    Pattern,
     common_options,
     from_command_line,
     open_project,
@@ -122,6 +123,7 @@ def cat(ctx: click.Context, path: str, at: str) -> int:
 @click.argument("a", default="")
 @click.argument("b", default="")
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
+@option("--exclude", multiple=True, type=Pattern(), metavar="PATTERN", help="Leave out what matches.")
 @option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")
 @option("--exit-code", "use_exit_code", is_flag=True, help="Exit with 1 when anything differs.")
 @common_options
@@ -131,6 +133,7 @@ def diff(
     a: str,
     b: str,
     only: tuple[str, ...],
+    exclude: tuple[str, ...],
     groups: tuple[str, ...],
     use_exit_code: bool,
 ) -> int:
@@ -149,7 +152,7 @@ def diff(
     with JsonLists("added", "changed", "deleted") as lists, Spool() as spool:
         with (
             open_project(settings) as project,
-            project.diff(a, b, only=names, groups=with_groups) as comparison,
+            project.diff(a, b, only=names, exclude=exclude, groups=with_groups) as comparison,
         ):
 
             def lines() -> Iterator[bytes]:
