@@ -130,8 +130,11 @@ class _Look:
     def _drifted_pairs(self, piece: Range) -> Iterator[tuple[Row, Entry | None]]:
         """Where the snapshot says what the head says: only rows that differ from the head."""
         for row in self._ws.index.iter_drift([piece]):
-            if row.local != row.remote and self._is_looked_at(row.path):
-                yield row, None if row.remote is None else self._entry(row.path)
+            if not self._is_looked_at(row.path):
+                continue
+            known = row if row.remote is None else self._known(row)
+            if known is not None and known.local != known.remote:
+                yield known, None if known.remote is None else self._entry(known.path)
 
     def _all_pairs(self, piece: Range) -> Iterator[tuple[Row, Entry | None]]:
         """Where the snapshot may say something else: every row here beside every entry there."""
@@ -158,11 +161,10 @@ class _Look:
     def _compare(self, row: Row, entry: Entry | None) -> Difference | None:
         if not self._is_looked_at(row.path):
             return None
-        if row.local == UNREAD and entry is not None:
-            read = self._read(row)
-            if read is None:
-                return None
-            row = read
+        known = row if entry is None else self._known(row)
+        if known is None:
+            return None
+        row = known
         if row.local == (entry.state if entry is not None else None):
             return None
         if row.local == SPECIAL and entry is None:
@@ -173,8 +175,10 @@ class _Look:
             None if row.local is None else version_here(row.local, row.stat),
         )
 
-    def _read(self, row: Row) -> Row | None:
+    def _known(self, row: Row) -> Row | None:
         """The row with its content known; None when it cannot be read."""
+        if row.local != UNREAD:
+            return row
         try:
             digest, stat = self._ws.worktree.hash_file(row.path)
         except Vanished:

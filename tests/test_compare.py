@@ -353,15 +353,19 @@ class TestTheTree:
         return found
 
     def test_the_same_tree_that_never_synced_opens_no_page_twice(
-        self, gpu: Machine, tmp_path: FsPath, opened: list[str]
+        self, gpu: Machine, tmp_path: FsPath, opened: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(Worktree, "clock", lambda _: 2**62)
         laptop = Machine(tmp_path / "laptop", str(tmp_path / "bucket"))
         for machine in (gpu, laptop):
             machine.write("exp/a", "a")
         gpu.push()
+        opened.clear()
+        assert against_tree(laptop) == {}
+        assert len(opened) == 2, "when it came from the bucket, and to tell the index what it holds"
         for _ in range(2):
             assert against_tree(laptop) == {}
-        assert len(opened) == 1
+        assert len(opened) == 2
 
     def test_the_head_costs_one_conditional_get_and_the_page_of_what_differs(
         self, gpu: Machine, opened: list[str]
