@@ -37,6 +37,15 @@ class Soak:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=int, default=0, metavar="N", help="the long half of the suites, N times")
     parser.addoption("--seed", type=int, default=1, metavar="N", help="seed of the random suites")
+    parser.addoption("--mutation", default="", metavar="NAME", help="seed a bug of tests/mutations.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--mutation")
+    if name:
+        from tests.mutations import BY_NAME  # noqa: PLC0415  it imports much that other runs need not
+
+        BY_NAME[name].apply()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,309 @@
+"""Seeded bugs: each switches one safety off. `pytest --mutation NAME` runs the suite with one of them in.
+
+``tests`` names tests that notice it; `test_seeded_bugs.py` runs them and demands that they fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from manifest_sync import diff, fetch, gc, index, observe, plan, push, repository, upload
+from manifest_sync.canonical import decompress
+from manifest_sync.model import Path, State
+from manifest_sync.pages import MAX_PAGE_RAW, parse_page
+from manifest_sync.repository import Head, Raced
+from manifest_sync.stores import directory
+from manifest_sync.stores.base import NotFound, PreconditionFailed, Unknown
+from manifest_sync.worktree import replace, trash
+from manifest_sync.worktree.read import look
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A safety that is switched off, the promise that it keeps, and who notices."""
+
+    name: str
+    promise: str
+    apply: Callable[[], None]
+    tests: tuple[str, ...]
+
+
+def _drop_if_match() -> None:
+    real = directory.DirectoryStore.put_if
+
+    def put_if(self: Any, key: str, body: bytes, *, etag: str | None) -> str:
+        return real(self, key, body, etag=directory._etag_of(self._path(key)))
+
+    directory.DirectoryStore.put_if = put_if  # type: ignore[method-assign]
+
+
+def _take_412_for_success() -> None:
+    def swap(self: Any, expected: Head, manifest: Any, body: bytes) -> Head | Raced:
+        try:
+            return Head(manifest, self.store.put_if("manifest.json", body, etag=expected.etag), body)
+        except PreconditionFailed:
+            return Head(manifest, expected.etag, body)
+
+    repository.Repository._swap = swap  # type: ignore[method-assign]
+
+
+def _take_unknown_for_failed() -> None:
+    real = repository.Repository._swap
+
+    def swap(self: Any, expected: Head, manifest: Any, body: bytes) -> Head | Raced:
+        try:
+            return Head(manifest, self.store.put_if("manifest.json", body, etag=expected.etag), body)
+        except Unknown:
+            return Raced(self.load_head())
+        except PreconditionFailed:
+            return real(self, expected, manifest, body)
+
+    repository.Repository._swap = swap  # type: ignore[method-assign]
+
+
+def _forget_the_collection_lists() -> None:
+    def collected(self: Any, head: Head, since: int) -> frozenset[str]:
+        return frozenset()
+
+    repository.Repository.collected = collected  # type: ignore[method-assign]
+
+
+def _take_existence_for_safety() -> None:
+    real = repository.Repository.collected
+
+    def collected(self: Any, head: Head, since: int) -> frozenset[str] | None:
+        named = real(self, head, since)
+        if named is None:
+            return None
+        gone = set()
+        for key in named:
+            try:
+                self.store.get_range(key, 0, 1)
+            except NotFound:
+                gone.add(key)
+        return frozenset(gone)
+
+    repository.Repository.collected = collected  # type: ignore[method-assign]
+
+
+def _resume_without_looking() -> None:
+    setattr(push, "drop_collected", lambda ws, head: None)  # noqa: B010
+
+
+def _find_chunks_anywhere() -> None:
+    def find(self: Any, chunk_id: Any) -> Any:
+        page_id = self._ws.index.page_of_chunk(chunk_id)
+        body = self._ws.index.load_page_body(page_id) if page_id else None
+        if body is None:
+            return None
+        # As the real one, without asking whether the head still names the page.
+        found = parse_page(decompress(body, MAX_PAGE_RAW), page_id)
+        return {chunk.id: chunk for entry in found for chunk in entry.chunks}.get(chunk_id)
+
+    upload._Uploader._find = find  # type: ignore[method-assign]
+    index.Index.drop_pages = lambda self, keep: None  # type: ignore[method-assign]
+
+
+def _delete_before_the_swap() -> None:
+    real = gc._Collection._publish
+
+    def publish(self: Any, head: Head, reachable: Any, keys: list[str]) -> Head | Raced:
+        for key in keys:
+            self._ws.repository.store.delete(key)
+        return real(self, head, reachable, keys)
+
+    gc._Collection._publish = publish  # type: ignore[method-assign]
+
+
+def _skip_the_recheck() -> None:
+    def check(self: Any, parent: int, name: bytes, path: Path, expected: Any) -> Any:
+        return look(parent, name, follow=False)
+
+    replace.Replacer._check = check  # type: ignore[method-assign]
+
+
+def _skip_the_hash() -> None:
+    class Anything(bytes):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = bytes.__hash__
+
+    setattr(fetch, "hash_bytes", lambda data: Anything())  # noqa: B010
+
+
+def _record_base_before_the_swap() -> None:
+    real = index.Index.set_meta
+
+    def set_meta(self: Any, key: str, value: str | None) -> None:
+        real(self, key, value)
+        if key == "attempt" and value is not None:
+            self.publish_planned()
+
+    index.Index.set_meta = set_meta  # type: ignore[method-assign]
+
+
+def _ignore_the_racy_rule() -> None:
+    for module in (observe, upload):
+        setattr(module, "trust", lambda ws, stat, clock: 1)  # noqa: B010
+
+
+def _take_unseen_for_deleted() -> None:
+    def forget(ws: Any, folder: Path, observed: Any) -> None:
+        ws.index.forget_local_below(folder)
+        ws.index.drop_folders_below(folder)
+
+    setattr(observe, "_forget_folder", forget)  # noqa: B010
+
+
+def _overwrite_conflicts() -> None:
+    for table in (plan._PULL, plan._PUSH):
+        verb = plan.Verb.DOWNLOAD if table is plan._PULL else plan.Verb.UPLOAD
+        for mode in ("copy", "full"):
+            table[mode][diff.Case.EDIT_EDIT] = verb
+    setattr(plan, "CONFLICTS", diff.CONFLICTS - {diff.Case.EDIT_EDIT})  # noqa: B010
+
+
+def _accept_any_head() -> None:
+    repository.Repository.check_descends = lambda self, head, **known: None  # type: ignore[method-assign]
+
+
+def _settle_without_looking() -> None:
+    real = trash.Trash.steps
+    expected: dict[Path, State | None] = {}
+
+    def steps(self: Any, run: str, first: int = 0) -> Iterator[Any]:
+        for number, step in real(self, run, first):
+            expected[step.path] = step.after
+            yield number, step
+
+    def read_state(ws: Any, path: Path) -> State | None:
+        return expected.get(path)
+
+    trash.Trash.steps = steps  # type: ignore[method-assign]
+    observe.read_state = read_state
+
+
+def _drop_without_a_mark() -> None:
+    index.Index.drop = lambda self, paths: None  # type: ignore[method-assign]
+
+
+def _evict_sole_copies() -> None:
+    index.Index.is_held = lambda self, path, state, live, *, in_one_chunk: True  # type: ignore[method-assign]
+
+
+def _replace_without_the_trash() -> None:
+    replace.Replacer._link_to_trash = lambda self, *where: None  # type: ignore[method-assign]
+
+
+_GC = "tests/test_gc_pushes.py"
+MUTATIONS = (
+    Mutation(
+        "drop-if-match",
+        "P3",
+        _drop_if_match,
+        (
+            "tests/test_store_contract.py",
+            f"{_GC}::test_a_push_that_stalls_at_any_request_while_others_push_and_collect",
+        ),
+    ),
+    Mutation(
+        "412-is-success",
+        "P3",
+        _take_412_for_success,
+        (f"{_GC}::test_a_push_that_stalls_at_any_request_while_others_push_and_collect",),
+    ),
+    Mutation(
+        "unknown-is-failed",
+        "P6",
+        _take_unknown_for_failed,
+        ("tests/test_machines_at_once.py::test_a_lost_reply_to_the_swap_is_found_to_have_succeeded",),
+    ),
+    Mutation(
+        "no-collection-lists",
+        "P4",
+        _forget_the_collection_lists,
+        (f"{_GC}::test_a_resumed_push_sends_again_what_was_collected",),
+    ),
+    Mutation(
+        "existence-is-safety",
+        "P4",
+        _take_existence_for_safety,
+        (f"{_GC}::test_a_resumed_push_sends_again_what_may_be_collected_at_any_moment",),
+    ),
+    Mutation(
+        "resume-without-lists",
+        "P4",
+        _resume_without_looking,
+        (f"{_GC}::test_a_resumed_push_sends_again_what_was_collected",),
+    ),
+    Mutation(
+        "chunks-of-dead-pages",
+        "P4",
+        _find_chunks_anywhere,
+        (f"{_GC}::test_a_copy_that_was_found_in_the_bucket_is_sent_again_when_its_original_was_collected",),
+    ),
+    Mutation(
+        "delete-before-swap",
+        "P4",
+        _delete_before_the_swap,
+        (f"{_GC}::test_a_resumed_push_sends_again_what_may_be_collected_at_any_moment",),
+    ),
+    Mutation(
+        "no-recheck",
+        "P8",
+        _skip_the_recheck,
+        ("tests/test_worktree_replace.py::test_a_target_that_is_not_what_was_expected_is_left_alone",),
+    ),
+    Mutation(
+        "no-chunk-hash",
+        "P17",
+        _skip_the_hash,
+        ("tests/test_hostile_bucket.py", "-k", "pack-flipped or pack-of-another"),
+    ),
+    Mutation(
+        "base-before-swap",
+        "P5",
+        _record_base_before_the_swap,
+        ("tests/test_machines_at_once.py::test_a_push_that_dies_at_a_write",),
+    ),
+    Mutation(
+        "no-racy-rule",
+        "P13",
+        _ignore_the_racy_rule,
+        ("tests/test_roundtrip.py::test_a_file_as_young_as_its_hash_is_hashed_again",),
+    ),
+    Mutation(
+        "unseen-is-deleted",
+        "P12",
+        _take_unseen_for_deleted,
+        ("tests/test_absence.py::test_a_folder_moved_away_behind_a_symlink_is_not_deleted",),
+    ),
+    Mutation(
+        "overwrite-conflicts",
+        "P9",
+        _overwrite_conflicts,
+        ("tests/test_roundtrip.py::test_both_edit_the_same_file",),
+    ),
+    Mutation(
+        "accept-any-head",
+        "P18",
+        _accept_any_head,
+        ("tests/test_rollback.py::test_a_stale_head_within_a_run_is_refused",),
+    ),
+    Mutation(
+        "settle-blindly",
+        "P11",
+        _settle_without_looking,
+        ("tests/test_crash_points.py", "-k", "pull over edits"),
+    ),
+    Mutation("drop-unmarked", "P12", _drop_without_a_mark, ("tests/test_drop.py",)),
+    Mutation("evict-sole-copies", "P8", _evict_sole_copies, ("tests/test_trash.py",)),
+    Mutation("no-trash", "P8", _replace_without_the_trash, ("tests/test_undo.py",)),
+)
+BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
