@@ -7,7 +7,7 @@ the rows that differ from the head, and all rows only where the snapshot's pages
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from manifest_sync import observe
@@ -28,7 +28,6 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, Stat, State, file_state
 from manifest_sync.observe import Observed
 from manifest_sync.pages import PageRef
-from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished
@@ -58,9 +57,7 @@ def between(history: History, before: Manifest, after: Manifest, scope: Scope) -
     def differences() -> Iterator[Difference]:
         olds, news = different_pages(before.pages, after.pages)
         with history.explained(before, after):
-            yield from compare_entries(
-                iter_entries(history.repository, olds, scope), iter_entries(history.repository, news, scope)
-            )
+            yield from compare_entries(history.iter_entries(olds, scope), history.iter_entries(news, scope))
 
     return Comparison(before, after, differences(), {})
 
@@ -89,14 +86,6 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
             yield from look.differences()
 
     return Comparison(manifest, None, differences(), observed.skipped)
-
-
-def iter_entries(repository: Repository, pages: Sequence[PageRef], scope: Scope) -> Iterator[Entry]:
-    """The entries of those pages that lie in the scope, in path order."""
-    regions = scope.ranges()
-    wanted = [page for page in pages if observe.touches(page, regions)]
-    for _, entries in repository.load_pages(wanted):
-        yield from (entry for entry in entries if scope.contains(entry.path))
 
 
 class _Look:

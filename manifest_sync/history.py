@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from manifest_sync.difference import compare_entries, different_pages
 from manifest_sync.errors import Contended, Damaged, ManifestSyncError, StoreUnavailable
 from manifest_sync.fetch import MissingContent, fetch_in_order
 from manifest_sync.index import Index
@@ -28,6 +29,7 @@ from manifest_sync.scope import Scope
 from manifest_sync.snapshots import Link, Snapshots, missing
 from manifest_sync.times import parse_rfc3339
 
+EVERYTHING = Scope.everything()
 _KEPT_PAGES = 64
 
 
@@ -119,20 +121,28 @@ class History:
                 raise
             return Snapshots(self.repository, self._now_head()).find(text, self.now)
 
-    def log(self, count: int | None = None) -> Iterator[LogRecord]:
+    def log(self, count: int | None = None, scope: Scope = EVERYTHING) -> Iterator[LogRecord]:
         """The newest ``count`` snapshots (None: all), newest first, and one more is read to compare with.
+
+        With a scope only those in which something there is not as in the one before; of the oldest that is
+        kept nothing is known before it, so it counts if it has something there.
 
         A snapshot that cannot be read is told as such and does not hide the others.
         """
         links = self.snapshots.iter_links()
-        loaded = self._iter_loaded(links if count is None else itertools.islice(links, count + 1))
+        if count is not None and scope.is_everything:
+            links = itertools.islice(links, count + 1)
+        shown = 0
         newer: tuple[Link, Manifest | Damaged] | None = None
         try:
-            for number, pair in enumerate(loaded):
-                if newer is not None:
-                    yield self._record(*newer, pair[1], has_older=True)
-                if number == count or not self._is_kept(*pair):
-                    return
+            for pair in self._iter_loaded(links):
+                if not self._is_kept(*pair):
+                    continue
+                if newer is not None and (found := self._shown(newer[1], pair[1], scope)) is not None:
+                    yield self._record(newer[0], found, pair[1], has_older=True)
+                    shown += 1
+                    if shown == count:
+                        return
                 newer = pair
         except Damaged as lost:
             # A history block: what lies behind it cannot even be named.
@@ -140,8 +150,21 @@ class History:
                 yield self._record(*newer, None, has_older=True)
                 yield LogRecord(newer[0].sequence - 1, "", problem=lost.message, hint=lost.hint)
             return
-        if newer is not None:
-            yield self._record(*newer, None, has_older=False)
+        if newer is not None and (found := self._shown(newer[1], None, scope)) is not None:
+            yield self._record(newer[0], found, None, has_older=False)
+
+    def _shown(
+        self, found: Manifest | Damaged, older: Manifest | Damaged | None, scope: Scope
+    ) -> Manifest | Damaged | None:
+        """What to show of a snapshot; None when nothing in the scope changed with it."""
+        if scope.is_everything or isinstance(found, Damaged) or isinstance(older, Damaged):
+            return found
+        olds, news = different_pages(() if older is None else older.pages, found.pages)
+        differences = compare_entries(self.iter_entries(olds, scope), self.iter_entries(news, scope))
+        try:
+            return found if next(differences, None) is not None else None
+        except Damaged as damage:
+            return damage
 
     def _iter_loaded(self, links: Iterable[Link]) -> Iterator[tuple[Link, Manifest | Damaged]]:
         """Each with its manifest, or with what is wrong with it; fetched ahead, side by side, none kept."""
@@ -225,11 +248,15 @@ class History:
         Raises:
             Damaged: a page is missing or unreadable.
         """
-        regions = scope.ranges()
-        pages = [page for page in snapshot.pages if touches(page, regions)]
         with self.explained(snapshot):
-            for _, entries in self.repository.load_pages(pages):
-                yield from (entry for entry in entries if scope.contains(entry.path))
+            yield from self.iter_entries(snapshot.pages, scope)
+
+    def iter_entries(self, pages: Iterable[PageRef], scope: Scope) -> Iterator[Entry]:
+        """The entries of those pages that lie in the scope, in path order; no other page is opened."""
+        regions = scope.ranges()
+        wanted = [page for page in pages if touches(page, regions)]
+        for _, entries in self.repository.load_pages(wanted):
+            yield from (entry for entry in entries if scope.contains(entry.path))
 
     def read(self, snapshot: Manifest, path: Path) -> Iterator[bytes]:
         """The content of one file from its beginning, every byte verified; of a symlink its target,

@@ -30,10 +30,11 @@ class ProjectHistory(ProjectFolder):
             repository = Repository(self.store(), PagesSeen(index), jobs=self._jobs)
             yield History(repository, head, self._jobs, self.now())
 
-    def log(self, count: int | None = None) -> Iterator[LogRecord]:
-        """The newest ``count`` snapshots (None: all), newest first."""
+    def log(self, count: int | None = None, path: str = "") -> Iterator[LogRecord]:
+        """The newest ``count`` snapshots (None: all), newest first; with ``path`` those that changed it."""
+        scope = self.scope([path] if path else [])
         with self.history() as history:
-            yield from history.log(count)
+            yield from history.log(count, scope)
 
     def ls(self, path: str = "", at: str = "") -> Iterator[Entry]:
         """The entries of a snapshot (default: the head) at or below ``path``, in path order.

@@ -33,12 +33,13 @@ _SHOWN = 20
 
 
 @click.command()
+@click.argument("path", default="")
 @option("-n", "--count", type=click.IntRange(min=1), metavar="N", help=f"How many (default: {_SHOWN}).")
 @option("--all", "everything", is_flag=True, help="All that are kept.")
 @common_options
 @click.pass_context
-def log(ctx: click.Context, count: int | None, everything: bool) -> int:
-    """List the snapshots of the bucket, newest first.
+def log(ctx: click.Context, path: str, count: int | None, everything: bool) -> int:
+    """List the snapshots of the bucket, newest first; with PATH those that changed a file there.
 
     A line has the sequence number, the id, the time, the files and bytes in the bucket then, how many
     files more or fewer than before, the host, and the message. -v shows whole ids and messages.
@@ -50,11 +51,13 @@ def log(ctx: click.Context, count: int | None, everything: bool) -> int:
         raise UsageError("-n and --all do not go together", "use one of them")
     settings = settings_of(ctx)
     hints: dict[str, None] = {}
-    has_older = False
+    limit = None if everything else count or _SHOWN
+    shown, has_older = 0, False
     with open_project(settings) as project, JsonLists("snapshots") as found:
         lines = LogLines(project.zone, verbose=settings.verbose)
-        for record in project.log(None if everything else count or _SHOWN):
-            has_older = record.has_older
+        for record in project.log(limit, path):
+            shown += 1
+            has_older = record.has_older and shown == limit
             if record.problem:
                 hints.setdefault(record.hint)
             if settings.json:
@@ -67,6 +70,8 @@ def log(ctx: click.Context, count: int | None, everything: bool) -> int:
             return 7 if hints else 0
     for hint in hints:
         write_stderr(f"manifest-sync: damaged snapshots: {hint}")
+    if path and not shown and not settings.quiet:
+        write_stderr(f"no snapshot that is kept has anything at {path}")
     if has_older and not settings.quiet:
         write_stderr("older ones: -n N or --all")
     return 7 if hints else 0

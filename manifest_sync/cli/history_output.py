@@ -117,11 +117,12 @@ class LogLines:
         if record.problem:
             yield f"{place}  {marks}{display_text(record.problem)}"
             return
-        when = "(no time)" if record.time is None else show_time(record.time, self._zone)
-        totals = f"{record.files:>9,} files  {human_size(record.bytes):>8}{_change(record):<12}"
+        when = "(no time)" if record.time is None else show_time(record.time, self._zone)[:16]
+        files = f"{record.files:>7,} {'file' if record.files == 1 else 'files':<5}"
+        totals = f"{files} {_change(record):<6} {human_size(record.bytes):>8}"
         first, *more = display_lines(record.message) or [""]
         said = f"{display_text(record.host)}  {marks}{first}"
-        yield from self._fitted(f"{place}  {when:<19}", totals, said.rstrip())
+        yield from self._fitted(f"{place}  {when:<16}", totals, said.rstrip())
         if self._verbose:
             indent = " " * (self._digits + 2)
             yield from (f"{indent}{line}" for line in more)
@@ -132,7 +133,7 @@ class LogLines:
         line = "  ".join(parts)
         if not self._columns or len(line) <= self._columns:
             yield line
-        elif len("  ".join(parts[:2])) + 12 <= self._columns:
+        elif len("  ".join(parts[:2])) + 10 <= self._columns:
             yield cut(line, self._columns)
         else:
             yield cut(parts[0], self._columns)
@@ -148,7 +149,7 @@ def _marks(record: LogRecord) -> Iterable[str]:
 
 
 def _change(record: LogRecord) -> str:
-    return f"  {record.files_change:+,}" if record.files_change else ""
+    return f"{record.files_change:+,}" if record.files_change else ""
 
 
 def cut(line: str, columns: int) -> str:
