@@ -22,6 +22,7 @@ SCHEMA_VERSION = 2
 APPLICATION_ID = int.from_bytes(b"msyn", "big")
 REBUILD = "run manifest-sync rebuild-index"
 BATCH = 5000
+_CHECK_DISK = "check free space and permissions of its folder, then run the same command again"
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class IndexConnection:
                 uri, uri=True, isolation_level=None, timeout=10, cached_statements=256
             )
         except sqlite3.Error as error:
-            raise ManifestSyncError(f"cannot open the local index {path}: {error}") from error
+            raise ManifestSyncError(f"cannot open the local index {path}: {error}", _CHECK_DISK) from error
         index = cls(connection, path)
         try:
             with index._guard():
@@ -174,7 +175,7 @@ class IndexConnection:
             if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a network mount that cannot sync a folder
                 raise ManifestSyncError(
                     f"cannot use the local index {self._path}: {error.strerror}",
-                    "check free space and permissions of its folder",
+                    _CHECK_DISK,
                 ) from error
 
     def __enter__(self) -> Self:
@@ -289,7 +290,5 @@ def _translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | N
             f"another process is writing the local index {path}", "try again when it has finished"
         )
     if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
-        return ManifestSyncError(
-            f"cannot use the local index {path}: {error}", "check free space and permissions of its folder"
-        )
+        return ManifestSyncError(f"cannot use the local index {path}: {error}", _CHECK_DISK)
     return None

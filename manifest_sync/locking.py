@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -37,11 +38,16 @@ class LocalLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise ManifestSyncError(f"cannot open the lock {self.path}: {error.strerror}") from error
+            raise ManifestSyncError(
+                f"cannot open the lock {self.path}: {error.strerror}",
+                "check free space and permissions of its folder, then run the same command again",
+            ) from error
         try:
             self._lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            # For a message only, and on a full disk `trash empty` must still run.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
@@ -65,10 +71,9 @@ class LocalLock:
         """Free the lock; without effect when it is not held."""
         if self.held:
             descriptor, self._descriptor = self._descriptor, -1
-            try:
+            with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
-            finally:
-                os.close(descriptor)
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         self.acquire()

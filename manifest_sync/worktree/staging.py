@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -148,13 +149,11 @@ class Staging:
             raise disk_failure(os.fsencode(self._area.staging_path), error) from error
 
     def discard(self) -> None:
-        """Remove what was not renamed into place."""
+        """Remove what was not renamed into place. What cannot be removed now, the next run removes."""
         for staged in self._files:
             staged.close()
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(staged.name, dir_fd=self._area.staging)
-            except FileNotFoundError:
-                continue
         self._files = []
 
     def __enter__(self) -> Self:
