@@ -46,9 +46,10 @@ NO_CHANGE = frozenset(
 """Events after which nothing on the disk is different: to die before the next one is to die before them."""
 
 _GROWING = (errno.ENOSPC, errno.EDQUOT)
-_ALWAYS_WORKS_WHEN_FULL = frozenset(
-    {"unlink", "remove", "rmdir", "rename", "replace", "ftruncate", "renameat2"}
+NEEDS_NO_SPACE = frozenset(
+    ["unlink", "remove", "rmdir", "rename", "replace", "renameat2", "ftruncate", "chmod", "fchmod", "utime"]
 )
+"""What works on a full disk too."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ class _Recorder:
         *,
         half: Callable[[], Any] | None = None,
         size: int = 0,
+        given: Any = None,
     ) -> Any:
-        """Note an event, and do it unless the plan says otherwise."""
+        """Note an event, and do it unless the plan says otherwise. An ``OSError`` has the name ``given``."""
         if layer not in self.plan.layers:
             return call()
         self._count += 1
@@ -121,7 +123,7 @@ class _Recorder:
         if self._count < self.plan.at or not self.plan.at:
             return call()
         if self.plan.strike == "error":
-            return self._fail(event, call)
+            return self._fail(event, call, given)
         if self._count > self.plan.at:
             return call()
         if self.plan.strike == "torn" and half is not None:
@@ -135,17 +137,18 @@ class _Recorder:
         self._kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("killed and still here")
 
-    def _fail(self, event: Event, call: Callable[[], Any]) -> Any:
+    def _fail(self, event: Event, call: Callable[[], Any], given: Any) -> Any:
         is_full = self.plan.error in _GROWING
-        if self._count > self.plan.at and not self.plan.lasting:
+        if event.layer == "store" or (self._count > self.plan.at and not self.plan.lasting):
             return call()
-        if is_full and (event.name in _ALWAYS_WORKS_WHEN_FULL or event.layer == "store"):
+        if is_full and event.name in NEEDS_NO_SPACE:
             return call()
         if event.layer == "sql":
             if event.name.startswith(("ROLLBACK", "BEGIN", "RELEASE")):
                 return call()
             _fail_like_sqlite(is_full)
-        raise OSError(self.plan.error, os.strerror(self.plan.error))
+        names = () if given is None or isinstance(given, int) else (given,)
+        raise OSError(self.plan.error, os.strerror(self.plan.error), *names)
 
 
 def _fail_like_sqlite(is_full: bool) -> NoReturn:
@@ -204,7 +207,7 @@ def _patch_os(recorder: _Recorder) -> None:
 
         if not flags & (os.O_CREAT | os.O_TRUNC):
             return call()
-        found: int = recorder.run("os", "open", place(path, dir_fd), call)
+        found: int = recorder.run("os", "open", place(path, dir_fd), call, given=path)
         return found
 
     os.open = hooked_open
@@ -214,7 +217,7 @@ def _patch_os(recorder: _Recorder) -> None:
 def _hook_one(recorder: _Recorder, name: str, folder: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def hooked(path: Any, *args: Any, **kwargs: Any) -> Any:
         where = place(path, kwargs.get(folder))
-        return recorder.run("os", name, where, lambda: real(path, *args, **kwargs))
+        return recorder.run("os", name, where, lambda: real(path, *args, **kwargs), given=path)
 
     return hooked
 
@@ -225,7 +228,9 @@ def _hook_two(
     def hooked(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
         one = place(source, kwargs.get(folders[0])) if folders[0] else repr(source)
         other = place(target, kwargs.get(folders[1]))
-        return recorder.run("os", name, f"{one} -> {other}", lambda: real(source, target, *args, **kwargs))
+        return recorder.run(
+            "os", name, f"{one} -> {other}", lambda: real(source, target, *args, **kwargs), given=source
+        )
 
     return hooked
 
@@ -455,5 +460,6 @@ def _make_repeatable() -> None:
     bounded._Call.start = bounded._Call.run  # type: ignore[method-assign, assignment]
     bounded._Call.join = lambda self, timeout=None: None  # type: ignore[method-assign]
     real_sleep = time.sleep
-    # Waiting for the filesystem's clock to tick polls it; one longer sleep makes one poll of it.
-    time.sleep = lambda seconds, /: real_sleep(max(float(seconds), 0.012))
+    # Waiting for the filesystem's clock to tick polls it; one longer sleep makes one poll of it. Nobody else
+    # is there to be waited for.
+    time.sleep = lambda seconds, /: real_sleep(min(max(float(seconds), 0.012), 0.05))

@@ -350,10 +350,15 @@ def strike(subject: Subject, plan: Plan) -> str:
                 check_reader(bucket, state / "laptop")
             check_carries_on(subject, state)
         except AssertionError as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            where = next((f for f in reversed(frames) if f.filename == __file__), frames[-1])
-            return f"{subject.describe(plan)}\n  line {where.lineno} {where.line}\n  {str(error)[:1500]}"
+            return f"{subject.describe(plan)}\n{failure_of(error)}"
     return ""
+
+
+def failure_of(error: AssertionError) -> str:
+    """Which check failed, and what it said."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((f for f in reversed(frames) if f.filename == __file__), frames[-1])
+    return f"  line {where.lineno} {where.line}\n  {str(error)[:1500]}"
 
 
 def check_whole(subject: Subject, state: FsPath) -> Bucket | None:
