@@ -149,7 +149,7 @@ class _Mover:
     def _place(self, chunk_id: Hash) -> ChunkRef | None:
         """Where the chunk has been uploaded to; a place in a damaged pack is none."""
         sent = self._ws.index.sent(chunk_id)
-        place = None if sent is None else records.parse_chunk(sent[0])
+        place = None if sent is None else records.parse_chunk(chunk_id, sent[0])
         return None if place is None or place.frame.pack in self._bad else place
 
     def _record(self) -> None:

@@ -124,7 +124,7 @@ class _Mover:
     def _place(self, chunk_id: Hash) -> ChunkRef | None:
         """Where the chunk has been uploaded to; a place in a pack that is to go is none."""
         sent = self._ws.index.sent(chunk_id)
-        place = None if sent is None else records.parse_chunk(sent[0])
+        place = None if sent is None else records.parse_chunk(chunk_id, sent[0])
         return None if place is None or place.frame.pack in self._victims else place
 
     def _copy(self, wanted: dict[Hash, tuple[Entry, ChunkRef]]) -> None:

@@ -169,7 +169,7 @@ class _Uploader:
         chunk_id = hash_bytes(chunk)
         kept = self._ws.index.sent(chunk_id)
         if kept is not None:
-            return Slot(chunk_id, len(chunk), records.parse_chunk(kept[0]))
+            return Slot(chunk_id, len(chunk), records.parse_chunk(chunk_id, kept[0]))
         slot = self._place(chunk_id, chunk)
         if slot.ref is None:
             self._big_slots.append(slot)
