@@ -130,7 +130,8 @@ def parse_config(text: str, path: str) -> Config:
     """
     try:
         top = _Table(path, "", tomllib.loads(text), _TOP)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not only the library's own error: a number of thousands of digits is another.
         raise UsageError(f"{path} is not valid TOML: {error}", "correct it there") from None
     ownership = top.table("ownership", _OWNERSHIP)
     defaults = top.table("defaults", _DEFAULTS)
@@ -302,7 +303,7 @@ def _groups(table: _Table) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType(groups)
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?")
 _SIZE_STEPS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 

@@ -258,7 +258,10 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
 
 
 def _file_url(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise UsageError(
             f"{text!r} is not a folder of this machine", "write file:///folder, with three slashes"

@@ -24,7 +24,8 @@ _AGO_SECONDS = {
 
 def rfc3339(moment: datetime) -> str:
     """``2026-11-20T12:00:00Z``: UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime, which gives a year before 1000 fewer than four digits.
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def parse_rfc3339(text: str) -> datetime | None:

@@ -271,3 +271,18 @@ def test_environment_is_read_from_files_and_variables_win(tmp_path: Path) -> Non
     assert found.rclone_conf == RCLONE
     elsewhere = load_environment(str(tmp_path / "x"), {"RCLONE_CONFIG": str(tmp_path / "none")})
     assert elsewhere.rclone_conf is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bucket = " + "9" * 5000, "bucket = " + "[" * 5000, f'bucket = "b"\n[trash]\nmax_size = "{"9" * 400}"'],
+    ids=["digits", "nesting", "size"],
+)
+def test_what_overwhelms_the_parser_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_config(text, "/project/manifest-sync.toml")
+
+
+def test_an_odd_file_url_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        parse_location("file://[x", base="/project")

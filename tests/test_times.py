@@ -110,6 +110,10 @@ def test_times_in_manifests(text: str, utc: datetime | None) -> None:
     assert parse_rfc3339(text) == utc
 
 
+def test_an_early_year_has_four_digits() -> None:
+    assert rfc3339(datetime(26, 11, 20, tzinfo=UTC)) == "0026-11-20T00:00:00Z"
+
+
 def test_rfc3339_is_utc_to_the_second() -> None:
     assert rfc3339(datetime(2026, 7, 1, 12, 0, 0, 999_999, tzinfo=BERLIN)) == "2026-07-01T10:00:00Z"
 
