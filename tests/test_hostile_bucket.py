@@ -190,7 +190,7 @@ def most_chunks(forge: Forge) -> None:
 
 def many_fillers(forge: Forge) -> None:
     """Sixteen pages, each of which takes much more memory than bytes: they must not be in it all at once."""
-    rows = [forge.page([file(b"f%02d" % n)], raw=filler(1 << 19, b'{"":0}')) for n in range(16)]
+    rows = [forge.page([file(b"f%02d" % n)], raw=filler(1 << 18, b'{"":0}')) for n in range(16)]
     forge.publish(rows)
 
 
@@ -409,16 +409,12 @@ ATTACKS = [
     page("bomb-declared", stored=lambda _: bomb(10 << 30, declared=10 << 30)),
     page("bomb-declared-small", stored=lambda _: bomb(10 << 30, declared=4 << 20)),
     page("bomb-window", stored=lambda _: bomb(1 << 20, declared=1 << 20, window_log=31)),
-    page("filler-objects", raw=filler(3 << 20, b'{"":0}')),
-    Attack(
-        "page-filler",
-        lambda forge: forge.add(file(b"exp/new"), raw=filler(1 << 19, b"[]")),
-        {0, 6},
-        {b"exp/new": EVIL},
-    ),
-    Attack(
+    heavy("page-filler-objects", lambda f: f.add(file(b"new"), raw=filler(3 << 20, b'{"":0}')), {7}),
+    heavy("page-filler", lambda f: f.add(file(b"new"), raw=filler(1 << 19, b"[]")), {0, 6}, new=EVIL),
+    heavy(
         "page-filler-single-entry",
-        lambda forge: forge.publish([forge.page([file(b"exp/new")], raw=filler(15 << 20, b"[]"))]),
+        lambda f: f.publish([f.page([file(b"new")], raw=filler(15 << 20, b"[]"))]),
+        {7},
     ),
     Attack(
         "page-17-mib",
@@ -488,7 +484,11 @@ ATTACKS = [
     head("snapshot-as-path", lambda h: h.update(snapshot="../../../outside/secret")),
     head("history-as-path", lambda h: h.update(history="../outside/secret")),
     head("collection-as-path", lambda h: h.update(fence=1, collections=[[1, "../outside/secret"]])),
-    head("100000-sessions", sessions(100_000)),
+    heavy(
+        "head-100000-sessions",
+        lambda f: f.publish([f.page(f.with_honest([]))], edit=sessions(100_000)),
+        {7},
+    ),
     heavy("head-100000-pins", lambda f: f.publish([], edit=pins(100_000)), {0, 6, 7}),
     head("terabytes", lambda h: (h["pages"][0].__setitem__(3, 1 << 60), h["totals"].update(bytes=1 << 60))),
     head("chunking-zero", lambda h: h.update(chunking=dict.fromkeys(h["chunking"], 0))),
