@@ -12,7 +12,7 @@ import binascii
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -172,6 +172,12 @@ def _no_float(text: str) -> NoReturn:
 def hash_bytes(data: bytes) -> Hash:
     """The BLAKE3 digest of ``data``, 32 bytes."""
     return Hash(blake3(data).digest())
+
+
+def checksum(fields: Mapping[str, Any], own: str) -> str:
+    """The digest of an object of JSON without its field ``own``, in hexadecimal."""
+    others = {name: value for name, value in fields.items() if name != own}
+    return hash_bytes(encode(others)).hex()
 
 
 def new_hasher() -> blake3:

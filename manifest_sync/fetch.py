@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes
@@ -91,7 +92,14 @@ def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
 
 
 def _load(store: Store, wanted: _Range) -> bytes:
-    """The stored bytes of one range."""
+    """The stored bytes of one range; asked for twice when they are said not to be there."""
+    try:
+        return _load_once(store, wanted)
+    except MissingContent:
+        return _load_once(store, wanted)
+
+
+def _load_once(store: Store, wanted: _Range) -> bytes:
     first = wanted.wants[0][1][0][0]
     if wanted.pack.is_external:
         raise UnknownFeature(
@@ -107,6 +115,17 @@ def _load(store: Store, wanted: _Range) -> bytes:
         raise MissingContent(first.path, key, "it is missing") from None
     except FormatError as error:
         raise MissingContent(first.path, key, error.message) from None
+
+
+def _verified(store: Store, wanted: _Range, body: bytes) -> Iterator[Piece]:
+    """The verified pieces of one range; read once more when one is wrong, for what was damaged on its way."""
+    right = 0
+    try:
+        for piece in _decode(wanted, body):
+            yield piece
+            right += 1
+    except MissingContent:
+        yield from islice(_decode(wanted, _load(store, wanted)), right, None)
 
 
 def _decode(wanted: _Range, body: bytes) -> Iterator[Piece]:
@@ -140,7 +159,7 @@ def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piec
                 while ranges and len(ahead) < jobs:
                     ahead.append((ranges[0], pool.submit(_load, store, ranges.popleft())))
                 wanted, future = ahead.popleft()
-                yield from _decode(wanted, future.result())
+                yield from _verified(store, wanted, future.result())
         finally:
             for _, future in ahead:
                 future.cancel()

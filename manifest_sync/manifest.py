@@ -76,7 +76,9 @@ MAX_COUNTER = 10**15
 MAX_PAGE_BYTES = 1 << 42
 """More than the files of one page can have; sums over a head then fit into 63 bits."""
 MAX_COLLECTIONS = 16
-KNOWN_FEATURES: frozenset[str] = frozenset()
+_CHECKSUM = "checksum"
+"""The field, and the feature: who does not know the field would keep that of another head."""
+KNOWN_FEATURES: frozenset[str] = frozenset({_CHECKSUM})
 """Names in ``features_read`` and ``features_write`` that this version understands."""
 
 
@@ -102,7 +104,7 @@ class Manifest:
 
     ``files`` and ``bytes`` are the sums over the pages; ``stored_bytes`` is what was stored for them. An
     empty ``parent`` or ``history`` means there is none. ``ancestors`` are the ids since the last block,
-    oldest first. ``extra`` holds unknown top-level fields.
+    oldest first. ``features_write`` leaves out the checksum, ``extra`` holds unknown top-level fields.
     """
 
     repository: str
@@ -226,7 +228,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "chunking": {name: getattr(manifest.chunking, name) for name in _Chunking.__struct_fields__},
         "collections": manifest.collections,
         "features_read": manifest.features_read,
-        "features_write": manifest.features_write,
+        "features_write": sorted({*manifest.features_write, _CHECKSUM}),
         "fence": manifest.fence,
         "format": FORMAT,
         "hash": "blake3",
@@ -247,6 +249,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "totals": {"bytes": manifest.bytes, "files": manifest.files, "stored": manifest.stored_bytes},
         "writer": manifest.writer,
     }
+    fields[_CHECKSUM] = canonical.checksum(fields, _CHECKSUM)
     body = ",\n".join(
         f"  {canonical.encode(name).decode()}: {_lines(name, value)}"
         for name, value in sorted(fields.items())
@@ -290,6 +293,8 @@ def parse_manifest(raw: bytes) -> Manifest:
             f"the repository needs what this version does not know: {needed[:200]}",
             "install a newer version of manifest-sync",
         )
+    if _CHECKSUM in fields and fields[_CHECKSUM] != canonical.checksum(fields, _CHECKSUM):
+        raise FormatError("manifest: it does not have its checksum: a part of it is wrong")
     head = _convert(fields, _Head)
     if features.format != FORMAT or head.hash != "blake3":
         raise FormatError(f"manifest: format {features.format} with hash {head.hash[:40]!r} is not known")
@@ -320,8 +325,8 @@ def parse_manifest(raw: bytes) -> Manifest:
         stored_bytes=head.totals.stored,
         pages=pages,
         features_read=tuple(head.features_read),
-        features_write=tuple(head.features_write),
-        extra={name: value for name, value in fields.items() if name not in _KNOWN},
+        features_write=tuple(name for name in head.features_write if name != _CHECKSUM),
+        extra={name: value for name, value in fields.items() if name not in _KNOWN | {_CHECKSUM}},
         can_write=keeps_all and KNOWN_FEATURES.issuperset(head.features_write),
     )
     _check_totals(manifest, FormatError)

@@ -94,6 +94,13 @@ class PageReader:
                 yield take()
 
     def _fetch_page(self, ref: PageRef) -> bytes:
+        """The body, checked; read once more when it is not right, for what was damaged on its way."""
+        try:
+            return self._checked_page(ref)
+        except Damaged:
+            return self._checked_page(ref)
+
+    def _checked_page(self, ref: PageRef) -> bytes:
         body = self._get_page(ref)
         with self._parsing:
             parse_listed(ref, body)

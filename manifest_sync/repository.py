@@ -84,17 +84,22 @@ class Repository(PageReader):
             found = self.store.get(
                 fmt.HEAD_KEY, unless_etag=cached.etag if cached else None, max_bytes=fmt.MAX_HEAD
             )
+            if found is None:
+                assert cached is not None
+                return cached
+            try:
+                return parse_head(found)
+            except FormatError:
+                # Once more, for what was damaged on its way here.
+                found = self.store.get(fmt.HEAD_KEY, max_bytes=fmt.MAX_HEAD)
+                assert found is not None
+                return parse_head(found)
         except NotFound:
             raise NoRepository(
                 f"no repository at {self.store.location}: there is no {fmt.HEAD_KEY}",
                 "check the bucket in manifest-sync.toml; `manifest-sync init` makes a repository, and if one "
                 "was there, `manifest-sync doctor` says how to get it back",
             ) from None
-        if found is None:
-            assert cached is not None
-            return cached
-        try:
-            return parse_head(found)
         except FormatError as error:
             raise FormatError(
                 f"{fmt.HEAD_KEY} at {self.store.location} is damaged: {error.message}",
@@ -318,11 +323,12 @@ class Repository(PageReader):
 
     def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:
         """The compare-and-swap; an answer that was lost is found out by reading (P6)."""
+        refused = 0
         for attempt in range(SWAP_TRIES_WHEN_UNKNOWN):
             try:
                 return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=expected.etag), body)
             except PreconditionFailed:
-                pass
+                refused += 1
             except Unknown:
                 time.sleep(0.2 * 2**attempt)
             found = self.load_head()
@@ -331,6 +337,13 @@ class Repository(PageReader):
                 return found
             if found.etag != expected.etag:
                 return Raced(found)
+        if refused == SWAP_TRIES_WHEN_UNKNOWN:
+            raise StoreUnavailable(
+                f"{self.store.location} refuses to replace the {fmt.HEAD_KEY} that it gave out, "
+                "and gives out the same again; nothing was published",
+                "a proxy or cache in between changes ETags or answers from its memory; "
+                "`manifest-sync doctor` looks closer",
+            )
         raise StoreUnavailable(
             f"{self.store.location}: whether the head was swapped stayed unknown",
             "run the same command again; it finds out what happened and carries on",

@@ -128,7 +128,10 @@ class HangUp(Exception):
 
 @dataclass
 class Fault:
-    """Strikes ``repeat`` times, from the matching request number ``nth`` (from 0) on."""
+    """Strikes ``repeat`` times, from the matching request number ``nth`` (from 0) on.
+
+    Of several that are due the one planned first strikes, and the others wait for the next request.
+    """
 
     method: str
     key_pattern: str
@@ -268,6 +271,7 @@ def _flip(exchange: Exchange) -> None:
 
 
 def _flipped(body: bytes) -> bytes:
+    assert body, "there is no bit to flip"
     middle = len(body) // 2
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
 
@@ -513,7 +517,7 @@ class FaultProxy:
                 if not fault.is_met(request):
                     continue
                 fault.seen += 1
-                if due is None and fault.nth < fault.seen <= fault.nth + fault.repeat:
+                if due is None and fault.seen > fault.nth and fault.fired < fault.repeat:
                     fault.fired += 1
                     due = fault
             return due

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path as FsPath
 
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.project import Project
-from manifest_sync.report import Progress, Silent
 from manifest_sync.stores.base import NotFound, Store
 from manifest_sync.stores.patience import Patience
 from manifest_sync.stores.retry import Retry
@@ -57,11 +56,10 @@ class World:
     through: S3Store
     through_impatient: S3Store
     folder: FsPath
-    notes: list[str] = field(default_factory=list)
 
-    def store(self, kind: str) -> Store:
-        """The store through the proxy whose timeouts suit a kind of fault."""
-        return self.through_impatient if kind in SLOW_KINDS else self.through
+    def store(self, *kinds: str) -> Store:
+        """The store through the proxy whose timeouts suit these kinds of faults."""
+        return self.through if SLOW_KINDS.isdisjoint(kinds) else self.through_impatient
 
     def machine(self, name: str) -> Machine:
         """One of the machines as it stands, working directly on the bucket."""
@@ -106,9 +104,9 @@ class World:
         shutil.rmtree(self.folder)
         shutil.copytree(scene.folders, self.folder, symlinks=True)
 
-    def run(self, name: str, command: Callable[[Project], int], store: Store, progress: Progress) -> Outcome:
+    def run(self, name: str, command: Callable[[Project], int], store: Store) -> Outcome:
         """Run a command of a machine; any error that is not meant for a user fails the test."""
-        project = Project.find(str(self.folder / name), env={}, store=store, progress=progress)
+        project = Project.find(str(self.folder / name), env={}, store=store)
         try:
             return Outcome(command(project))
         except ManifestSyncError as error:
@@ -149,8 +147,3 @@ def files_of(root: FsPath) -> Files:
 def held_by(bucket: Found) -> Files:
     """The files that the bucket's head holds: content by name."""
     return {os.fsdecode(path): body for path, body in bucket.files.items()}
-
-
-def silent() -> Progress:
-    """Nobody watches."""
-    return Silent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from manifest_sync.errors import StoreUnavailable
+from manifest_sync.errors import Damaged, StoreUnavailable
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Store, Unknown
 from tests.machines import Machine
@@ -264,6 +265,20 @@ def test_a_damaged_pack_is_never_written_to_the_tree(pair: tuple[Machine, Machin
     assert done.returncode == 7
     assert "exp/a" in done.stderr
     assert "Traceback" not in done.stderr
+    assert laptop.tree() == {}
+
+
+def test_a_flipped_byte_never_reaches_the_tree(pair: tuple[Machine, Machine], tmp_path: FsPath) -> None:
+    """Content that is stored raw has nothing but its hash to tell it from other bytes (P17)."""
+    gpu, laptop = pair
+    gpu.write("exp/a", os.urandom(5000))
+    gpu.push()
+    pack = next((tmp_path / "bucket/packs").rglob("*.pack"))
+    body = bytearray(pack.read_bytes())
+    body[100] ^= 1
+    pack.write_bytes(body)
+    with contextlib.suppress(Damaged):
+        assert laptop.pull().exit_code == 7
     assert laptop.tree() == {}
 
 

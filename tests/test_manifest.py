@@ -20,7 +20,10 @@ EXAMPLE = format_example.manifest()
 
 
 def changed(**fields: Any) -> bytes:
-    return json.dumps(json.loads(fmt.encode_manifest(EXAMPLE)) | fields).encode()
+    """A head with other fields, and without a checksum: what is in it is looked at nevertheless."""
+    head = json.loads(fmt.encode_manifest(EXAMPLE))
+    del head["checksum"]
+    return json.dumps(head | fields).encode()
 
 
 def test_round_trip_and_the_document() -> None:
@@ -101,6 +104,25 @@ HOSTILE: list[dict[str, Any]] = [
 def test_hostile_heads(fields: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
         fmt.parse_manifest(changed(**fields))
+
+
+def test_one_wrong_bit_is_seen() -> None:
+    """In transit or at rest: a push would carry the damage on into the next head."""
+    raw = fmt.encode_manifest(EXAMPLE)
+    for at in range(8 * len(raw)):
+        wrong = bytearray(raw)
+        wrong[at // 8] ^= 1 << at % 8
+        try:
+            found = fmt.parse_manifest(bytes(wrong))
+        except (FormatError, UnknownFeature):
+            continue
+        assert replace(found, extra={}) == EXAMPLE, "only the checksum's own name may be lost"
+
+
+def test_a_head_without_a_checksum_is_read_and_gets_one() -> None:
+    old = fmt.parse_manifest(changed(features_write=[]))
+    assert old == EXAMPLE
+    assert fmt.encode_manifest(old) == fmt.encode_manifest(EXAMPLE)
 
 
 @given(st.data())
