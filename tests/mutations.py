@@ -5,18 +5,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from manifest_sync import diff, fetch, gc, index, observe, plan, push, repository, upload
+import zstandard
+
+from manifest_sync import (
+    canonical,
+    diff,
+    fetch,
+    gc,
+    index,
+    observe,
+    pack,
+    page_reader,
+    plan,
+    push,
+    report,
+    repository,
+    upload,
+)
 from manifest_sync.canonical import decompress
 from manifest_sync.model import Path, State
 from manifest_sync.pages import MAX_PAGE_RAW, parse_page
 from manifest_sync.repository import Head, Raced
 from manifest_sync.stores import directory
 from manifest_sync.stores.base import NotFound, PreconditionFailed, Unknown
-from manifest_sync.worktree import replace, trash
+from manifest_sync.worktree import folders, replace, trash
 from manifest_sync.worktree.read import look
 
 
@@ -201,7 +219,50 @@ def _replace_without_the_trash() -> None:
     replace.Replacer._link_to_trash = lambda self, *where: None  # type: ignore[method-assign]
 
 
+def _move_the_old_away_first() -> None:
+    def move(self: Any, parent: int, name: bytes, path: Path, run: str, kept: bytes) -> None:
+        os.rename(name, kept, src_dir_fd=parent, dst_dir_fd=self._area.trash(run))
+
+    replace.Replacer._link_to_trash = move  # type: ignore[method-assign]
+
+
+def _never_agree() -> None:
+    index.Index.agree = lambda self, ranges: 0  # type: ignore[method-assign]
+
+
+def _always_exit_with_0() -> None:
+    report.RunReport.exit_code = property(lambda self: 0)  # type: ignore[assignment]
+
+
+def _follow_links() -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    for module in (folders, replace):
+        setattr(module, "OPEN_FOLDER", flags)  # noqa: B010
+
+
+def _decode_without_bounds() -> None:
+    def decompress(self: Any, body: bytes, limit: int = 0) -> bytes:
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=1 << 31)
+
+    setattr(canonical, "decompress", partial(decompress, None))  # noqa: B010
+    for module in (pack, page_reader, repository):
+        if hasattr(module, "decompress"):
+            setattr(module, "decompress", canonical.decompress)  # noqa: B010
+
+
+def _write_objects_in_place() -> None:
+    def publish(self: Any, temporary: str, path: str) -> None:
+        self._make_folder(os.path.dirname(path))
+        with open(temporary, "rb") as source, open(path, "wb", buffering=0) as target:
+            target.write(source.read(1))
+            target.write(source.read())
+        os.unlink(temporary)
+
+    directory.DirectoryStore._publish = publish  # type: ignore[method-assign]
+
+
 _GC = "tests/test_gc_pushes.py"
+_ROUNDTRIP = "tests/test_roundtrip.py"
 MUTATIONS = (
     Mutation(
         "drop-if-match",
@@ -288,7 +349,7 @@ MUTATIONS = (
         "overwrite-conflicts",
         "P9",
         _overwrite_conflicts,
-        ("tests/test_roundtrip.py::test_both_edit_the_same_file",),
+        (f"{_ROUNDTRIP}::test_both_edit_the_same_file",),
     ),
     Mutation(
         "accept-any-head",
@@ -304,6 +365,37 @@ MUTATIONS = (
     ),
     Mutation("drop-unmarked", "P12", _drop_without_a_mark, ("tests/test_drop.py",)),
     Mutation("evict-sole-copies", "P8", _evict_sole_copies, ("tests/test_trash.py",)),
+    Mutation(
+        "no-object-is-whole",
+        "P2",
+        _write_objects_in_place,
+        ("tests/test_store_directory.py", "tests/test_crash_points.py", "-k", "store_directory or push"),
+    ),
+    Mutation(
+        "old-moved-away-first",
+        "P7",
+        _move_the_old_away_first,
+        ("tests/test_crash_points.py", "-k", "pull and over and edits"),
+    ),
+    Mutation("never-agree", "P10", _never_agree, (_ROUNDTRIP,)),
+    Mutation(
+        "always-exit-0",
+        "P14",
+        _always_exit_with_0,
+        (f"{_ROUNDTRIP}::test_both_edit_the_same_file",),
+    ),
+    Mutation(
+        "follow-links",
+        "P15",
+        _follow_links,
+        ("tests/test_worktree_replace.py", "tests/test_worktree_read.py", "-k", "symlink"),
+    ),
+    Mutation(
+        "no-bounds",
+        "P16",
+        _decode_without_bounds,
+        ("tests/test_canonical.py::test_bombs_and_garbage_are_format_errors",),
+    ),
     Mutation("no-trash", "P8", _replace_without_the_trash, ("tests/test_undo.py",)),
 )
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
