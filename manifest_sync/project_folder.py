@@ -8,10 +8,10 @@ import secrets
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, tzinfo
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from manifest_sync import __version__
 from manifest_sync.config import (
@@ -29,7 +29,7 @@ from manifest_sync.locking import LocalLock
 from manifest_sync.model import STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership
 from manifest_sync.ownfiles import write_whole
-from manifest_sync.report import Progress, Silent
+from manifest_sync.report import Progress, RunReport, Silent
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.stores import open_store
@@ -38,6 +38,16 @@ from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
 DEFAULT_JOBS = 8
+
+
+class Timed(Protocol):
+    """A report that says what its run took."""
+
+    seconds: float
+    requests: dict[str, int]
+
+
+Report = TypeVar("Report", bound=Timed)
 
 
 class ProjectFolder:
@@ -171,6 +181,18 @@ class ProjectFolder:
                 yield worktree
             finally:
                 worktree.close()
+
+    def _timed(self, ws: Workspace, run: Callable[[], Report]) -> Report:
+        """Run an operation, and fill in what it took."""
+        started = time.monotonic()
+        report = run()
+        report.seconds = time.monotonic() - started
+        report.requests = dict(ws.repository.store.requests)
+        if isinstance(report, RunReport) and report.run:
+            from manifest_sync.trash import TrashLimits, evict
+
+            evict(ws, TrashLimits(self.config.trash_age, self.config.trash_bytes))
+        return report
 
     def scope(self, only: Sequence[str]) -> Scope:
         """The scope that names on the command line mean; none of them: everything."""

@@ -33,6 +33,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"doctor_local"},
     {"doctor_store"},
     {"doctor"},
+    {"project_care"},
     {"project"},
     {"cli", "__main__"},
 ]
@@ -105,6 +106,7 @@ def test_only_the_command_line_and_the_project_read_the_environment() -> None:
         if unit(path) not in {
             "cli",
             "project_folder",
+            "project_care",
             "project",
             "__main__",
             "gitinfo",
