@@ -94,11 +94,14 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status != 304 and not answer.endless:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        if answer.status != 304:
+        if answer.status != 304 and self.command != "HEAD":
             self.wfile.write(answer.body if answer.cut is None else answer.body[: answer.cut])
         self.close_connection = self.close_connection or answer.cut is not None or answer.endless
 
     def do_GET(self) -> None:
+        self.answer()
+
+    def do_HEAD(self) -> None:
         self.answer()
 
     def do_PUT(self) -> None:

@@ -255,19 +255,73 @@ def test_a_swap_that_was_turned_away_is_sent_again(s3: Scripted, failure: Answer
         s3.store.put_if("head", b"x", etag='"old"')
 
 
+REFUSED = error(412, "PreconditionFailed")
+OTHER = Answer(headers={"ETag": '"other"'})
+
+
 @pytest.mark.parametrize(
-    "answer",
-    [
-        error(412, "PreconditionFailed"),
-        error(409, "ConditionalRequestConflict"),
-        error(404, "NoSuchKey"),
-    ],
+    "answer", [REFUSED, error(409, "ConditionalRequestConflict"), error(404, "NoSuchKey")]
 )
 def test_a_lost_race(s3: Scripted, answer: Answer) -> None:
-    s3.answers(answer)
+    s3.answers(answer, OTHER)
     with pytest.raises(PreconditionFailed):
         s3.store.put_if("head", b"x", etag='"old"')
-    assert len(s3.script.seen) == 1
+    assert [method for method, *_ in s3.script.seen] == ["PUT", "HEAD"]
+
+
+def test_a_race_lost_after_a_swap_was_won_needs_no_second_look(s3: Scripted) -> None:
+    s3.answers(Answer(headers={"ETag": '"new"'}), REFUSED)
+    s3.store.put_if("head", b"x", etag='"old"')
+    with pytest.raises(PreconditionFailed):
+        s3.store.put_if("head", b"y", etag='"old"')
+    assert len(s3.script.seen) == 2
+
+
+def conditions(s3: Scripted) -> list[tuple[str, str]]:
+    """Of each write: the key's folder, and what If-Match said."""
+    return [
+        (path.split("/")[3], headers.get("if-match", ""))
+        for method, path, headers, _ in s3.script.seen
+        if method == "PUT"
+    ]
+
+
+def test_etags_without_quotes_where_they_are_shown_to_work(s3: Scripted) -> None:
+    """Ceph refuses the right ETag in quotes. The next swap knows."""
+    same = Answer(headers={"ETag": '"e"'})
+    s3.answers(REFUSED, same, Answer(headers={"ETag": '"p"'}), REFUSED, same, Answer(204), Answer(), Answer())
+    s3.store.put_if("head", b"x", etag='"e"')
+    s3.store.put_if("head", b"y", etag='"f"')
+    probe, head = "probe", "head"
+    assert conditions(s3) == [
+        (head, '"e"'),
+        (probe, ""),
+        (probe, "0"),
+        (probe, "p"),
+        (head, "e"),
+        (head, "f"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        [Answer(), Answer()],  # a wrong ETag overwrites: what has no quotes is ignored
+        [Answer(), REFUSED, REFUSED],  # the right one is refused
+        [Answer(), REFUSED, Answer(500)],
+        [Answer(500)],
+        [REFUSED],
+    ],
+    ids=["ignored", "refused", "unknown", "broken", "odd"],
+)
+def test_etags_keep_their_quotes_where_others_are_not_shown_to_work(
+    s3: Scripted, trial: list[Answer]
+) -> None:
+    """Without this the head would be overwritten, whoever had written it in the meantime."""
+    s3.answers(REFUSED, Answer(), *trial, Answer(204))
+    with pytest.raises(PreconditionFailed):
+        s3.store.put_if("head", b"x", etag='"e"')
+    assert [named for folder, named in conditions(s3) if folder == "head"] == ['"e"']
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,16 @@ from manifest_sync.stores.base import (
 from manifest_sync.stores.notes import Notes
 from manifest_sync.stores.patience import Beat, Patience
 from manifest_sync.stores.retry import Retry, Transient
-from manifest_sync.stores.s3_bodies import Upload, check_framed, cut_range, etag_of, md5_of, read_body
+from manifest_sync.stores.s3_bodies import (
+    Upload,
+    check_bodiless,
+    check_framed,
+    cut_range,
+    etag_of,
+    md5_of,
+    read_body,
+)
+from manifest_sync.stores.s3_etags import EtagForm
 from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged
 
 if TYPE_CHECKING:
@@ -82,6 +91,7 @@ class S3Store:
         self._count = RequestCounter()
         self._patience = patience or Patience(CONNECT_TIMEOUT + read_timeout)
         self._notes = Notes(note)
+        self._etags = EtagForm(self._swap, self._current_etag, self.delete)
         self._client = client_for(location, verify, read_timeout)
         self._failures = Failures(self._location, self._bucket, self._client.meta.endpoint_url)
 
@@ -161,7 +171,11 @@ class S3Store:
 
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
         """See `Store`."""
-        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        if etag is None:
+            return self._swap(key, body, {"IfNoneMatch": "*"})
+        return self._etags.replace(key, body, etag)
+
+    def _swap(self, key: str, body: bytes, condition: Mapping[str, str]) -> str:
         request = self._upload(key, body, condition)
 
         # A request that never arrived or that the store turned away (429; 503 SlowDown: R2 does so above
@@ -180,6 +194,12 @@ class S3Store:
         except NotFound:
             # If-Match on a missing key: AWS says 404 where R2 says 412.
             raise PreconditionFailed(key) from None
+
+    def _current_etag(self, key: str) -> str:
+        def request(_: Beat) -> str:
+            return etag_of(self._client.head_object(Bucket=self._bucket, Key=self._prefix + key))
+
+        return self._call("HEAD", key, request, (NotFound,))
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Store`."""
@@ -224,7 +244,7 @@ class S3Store:
         """See `Store`."""
 
         def request(_: Beat) -> None:
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            check_bodiless(self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key))
 
         try:
             self._call("DELETE", key, request, (NotFound,))

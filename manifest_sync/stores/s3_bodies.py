@@ -56,6 +56,17 @@ def check_framed(answer: Mapping[str, Any]) -> None:
         raise ConnectionError("the answer does not say how long it is")
 
 
+def check_bodiless(answer: Mapping[str, Any]) -> None:
+    """Refuse an answer to a deletion that brings something along, as a sign-in page does.
+
+    Raises:
+        ConnectionError: it does.
+    """
+    meta = answer["ResponseMetadata"]
+    if meta["HTTPStatusCode"] != 204 and meta["HTTPHeaders"].get("content-length", "0") != "0":
+        raise ConnectionError("the answer has a body, so it does not come from an S3 service")
+
+
 def read_body(body: StreamingBody, limit: int, beat: Beat) -> bytes:
     """The body up to ``limit`` bytes. Reading on to its end is what makes botocore check its length."""
     parts = []
