@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -321,10 +322,23 @@ def _listing_without(exchange: Exchange, keep: Callable[[int], int]) -> None:
     exchange.reply(whole.with_body(body))
 
 
-def _no_condition(exchange: Exchange) -> None:
-    """What a store does that does not know conditional writes."""
-    bare = exchange.request.with_header("If-Match", None).with_header("If-None-Match", None)
+def _without(exchange: Exchange, *headers: str) -> None:
+    """What a store does that does not know these conditions of a write."""
+    bare = exchange.request
+    for name in headers:
+        bare = bare.with_header(name, None)
     exchange.reply(exchange.forward(_signed(bare)))
+
+
+def _bare_etags(exchange: Exchange) -> None:
+    """Ceph compares the text of If-Match with the ETag itself, which has no quotes."""
+    named = exchange.request.header("if-match")
+    if named.startswith('"'):
+        exchange.error(412, "PreconditionFailed")
+    elif named:
+        exchange.reply(exchange.forward(_signed(exchange.request.with_header("If-Match", f'"{named}"'))))
+    else:
+        exchange.reply(exchange.forward())
 
 
 def _signed(request: Message) -> Message:
@@ -379,7 +393,10 @@ KINDS: dict[str, Callable[[Exchange], None]] = {
     "trickle-body": _trickled_body,
     "empty-listing": lambda e: _listing_without(e, lambda _: 0),
     "short-listing": lambda e: _listing_without(e, lambda n: n // 2),
-    "no-condition": _no_condition,
+    "no-condition": lambda e: _without(e, "If-Match", "If-None-Match"),
+    "no-if-match": lambda e: _without(e, "If-Match"),
+    "no-if-none-match": lambda e: _without(e, "If-None-Match"),
+    "bare-etags": _bare_etags,
     "twice": _twice,
     "weak-etag": _weak_etag,
     "pass": lambda e: e.reply(e.forward()),
@@ -450,7 +467,7 @@ class FaultProxy:
     def check(self) -> None:
         """Fail when a planned fault never fired."""
         unfired = [fault for fault in self.faults if not fault.fired]
-        assert not unfired, f"planned faults never fired: {unfired}; requests were {self.seen}"
+        assert not unfired, f"planned faults never fired: {unfired}; requests were {Counter(self.seen)}"
 
     def __enter__(self) -> Self:
         return self
