@@ -28,6 +28,7 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, Stat, State, file_state
 from manifest_sync.observe import Observed
 from manifest_sync.pages import PageRef
+from manifest_sync.races import load_reflected_head
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished
@@ -74,10 +75,9 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
     """
     observe.check_root(ws)
     settle(ws)
-    head = observe.load_head(ws)
+    head = load_reflected_head(ws, scope)
     history = History(ws.repository, head, ws.jobs, ws.now())
     manifest = history.at(text)
-    observe.reflect(ws, head, scope)
     observed = observe.scan(ws, scope)
     look = _Look(ws, head.manifest, manifest, scope, observed)
 

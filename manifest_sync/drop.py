@@ -14,6 +14,7 @@ from manifest_sync.errors import UsageError
 from manifest_sync.index import Row
 from manifest_sync.landing import Landing, settle
 from manifest_sync.model import Entry, Path, display
+from manifest_sync.races import load_reflected_head
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope
@@ -38,8 +39,7 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
     report = RunReport("drop", "", dry_run)
     observe.check_root(ws)
     settle(ws)
-    head = observe.load_head(ws)
-    observe.reflect(ws, head, scope)
+    head = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
     observe.hash_unread(ws, scope, observed)
     ws.index.agree(scope.ranges())

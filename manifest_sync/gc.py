@@ -24,7 +24,7 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.races import until_published
 from manifest_sync.repack import repack
 from manifest_sync.repository import Commit, Head, Raced
-from manifest_sync.retention import Link, Retention
+from manifest_sync.retention import Member, Retention
 from manifest_sync.stores.base import Listed
 from manifest_sync.times import rfc3339
 from manifest_sync.trace import Reachable, Tracer
@@ -60,8 +60,8 @@ class GcReport:
     """What a collection freed, or would free; ``to_json`` gives the object that ``--json`` prints."""
 
     dry_run: bool
-    kept: tuple[Link, ...] = ()
-    dropped: tuple[Link, ...] = ()
+    kept: tuple[Member, ...] = ()
+    dropped: tuple[Member, ...] = ()
     freed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Objects and bytes by kind."""
     young: int = 0
@@ -96,7 +96,7 @@ class GcReport:
             "dry_run": self.dry_run,
             "kept_snapshots": len(self.kept),
             "oldest_kept": self.kept[-1].sequence if self.kept else None,
-            "dropped_snapshots": [_link_json(link) for link in self.dropped],
+            "dropped_snapshots": [_member_json(member) for member in self.dropped],
             "objects": self.objects,
             "bytes": self.bytes,
             "freed": {kind: {"objects": n, "bytes": size} for kind, (n, size) in self.freed.items()},
@@ -110,9 +110,9 @@ class GcReport:
         }
 
 
-def _link_json(link: Link) -> dict[str, Any]:
-    time = None if link.time is None else rfc3339(link.time)
-    return {"sequence": link.sequence, "snapshot": link.snapshot, "time": time}
+def _member_json(member: Member) -> dict[str, Any]:
+    time = None if member.time is None else rfc3339(member.time)
+    return {"sequence": member.sequence, "snapshot": member.snapshot, "time": time}
 
 
 def gc(ws: Workspace, options: GcOptions) -> GcReport:
@@ -214,7 +214,9 @@ class _Collection:
 
     def _describe(self, reachable: Reachable, doomed: list[Listed]) -> None:
         report = self._report
-        report.kept, report.dropped = reachable.kept, reachable.dropped
+        report.kept = reachable.kept
+        # Without anything to delete nothing is published, and the chain stays as it is.
+        report.dropped = reachable.dropped if doomed else ()
         report.freed = {}
         for kind in KINDS:
             sizes = [item.size for item in doomed if item.key.startswith(f"{kind}/")]

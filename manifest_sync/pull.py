@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from manifest_sync import observe
 from manifest_sync.decide import Decision, RunOptions, decide
+from manifest_sync.errors import Damaged
 from manifest_sync.fetch import MissingContent
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
@@ -35,16 +36,17 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     head = observe.load_head(ws)
     observed = observe.scan(ws, options.scope, checksum=options.checksum)
     for plans in range(1, MAX_PLANS + 1):
-        decision = decide(ws, head, options, observed, report)
-        if options.dry_run or not decision.summary.acts:
-            break
         try:
-            _carry_out(decision, head, report)
+            decision = decide(ws, head, options, observed, report)
+            if not options.dry_run and decision.summary.acts:
+                _carry_out(decision, head, report)
             break
-        except MissingContent as missing:
+        except (MissingContent, Damaged) as missing:
             # A collection may have moved what this plan wanted; then there is another head by now.
             latest = observe.load_head(ws)
             if latest.etag == head.etag or plans == MAX_PLANS:
+                if isinstance(missing, Damaged):
+                    raise
                 raise missing.as_damage(ws.repository.store.location) from None
             head = latest
     dropped = ws.index.count_dropped(options.scope.ranges())

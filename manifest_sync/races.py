@@ -1,4 +1,4 @@
-"""Trying again when another machine published first."""
+"""Trying again when another machine published first, or a collection took away what was about to be read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from manifest_sync import observe
 from manifest_sync.errors import Contended, Damaged
 from manifest_sync.repository import Head, Raced
+from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 
 MAX_RACES = 40
+MAX_LOOKS = 3
 
 
 def until_published(ws: Workspace, head: Head, attempt: Callable[[Head], Head | Raced], lost: str) -> Head:
@@ -42,3 +44,22 @@ def until_published(ws: Workspace, head: Head, attempt: Callable[[Head], Head | 
         ws.sleep(1 + ws.jitter(min(2.0**races, 15.0)))
         head = observe.load_head(ws)
     raise Contended(f"lost the race for the head {MAX_RACES} times; nothing of this run was published", lost)
+
+
+def load_reflected_head(ws: Workspace, scope: Scope) -> Head:
+    """The head of the bucket, and what it holds in ``scope`` brought into the index.
+
+    Raises:
+        Damaged: a page is missing or unreadable although the head that names it is still the head.
+    """
+    head = observe.load_head(ws)
+    for looks in range(1, MAX_LOOKS + 1):
+        try:
+            observe.reflect(ws, head, scope)
+            break
+        except Damaged:
+            latest = observe.load_head(ws)
+            if latest.etag == head.etag or looks == MAX_LOOKS:
+                raise
+            head = latest
+    return head

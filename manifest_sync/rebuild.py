@@ -7,6 +7,7 @@ differs shows up as new on one side or as a conflict, never as a deletion (P11).
 from __future__ import annotations
 
 from manifest_sync import observe
+from manifest_sync.races import load_reflected_head
 from manifest_sync.report import RunReport
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
@@ -16,8 +17,7 @@ def rebuild_index(ws: Workspace) -> RunReport:
     """Fill an empty index: read the head's pages, scan, hash what the bucket also has, and compare."""
     scope = Scope.everything()
     report = RunReport("rebuild-index", "full")
-    head = observe.load_head(ws)
-    observe.reflect(ws, head, scope)
+    head = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
     observe.hash_unread(ws, scope, observed)
     ws.index.agree(scope.ranges())

@@ -16,8 +16,8 @@ DEFAULT_KEEP_WITHIN = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """What retention looks at of one snapshot of the chain. ``time`` is None where it cannot be read."""
+class Member:
+    """One snapshot of the chain, as retention looks at it. ``time`` is None where it cannot be read."""
 
     sequence: int
     snapshot: str
@@ -37,7 +37,7 @@ class Retention:
     keep_last: int = DEFAULT_KEEP_LAST
     keep_within: timedelta | None = DEFAULT_KEEP_WITHIN
 
-    def count(self, chain: Sequence[Link], now: datetime) -> int:
+    def count(self, chain: Sequence[Member], now: datetime) -> int:
         """How many of ``chain`` (newest first, the head included) are kept; at least the head.
 
         Args:
@@ -46,16 +46,16 @@ class Retention:
         cutoff = None if self.keep_within is None else now - self.keep_within
         kept = 1
         counted = 0
-        for number, link in enumerate(chain):
-            if number + 1 == len(chain) or link.fence == chain[number + 1].fence:
+        for number, member in enumerate(chain):
+            if number + 1 == len(chain) or member.fence == chain[number + 1].fence:
                 counted += 1
                 if counted <= self.keep_last:
                     kept = number + 1
-            if cutoff is not None and link.time is not None and link.time >= cutoff:
+            if cutoff is not None and member.time is not None and member.time >= cutoff:
                 kept = number + 1
         return kept
 
-    def is_settled(self, chain: Sequence[Link]) -> bool:
+    def is_settled(self, chain: Sequence[Member]) -> bool:
         """Whether nothing older than ``chain`` (newest first) can be kept, whatever it is."""
         counted = sum(child.fence == parent.fence for child, parent in itertools.pairwise(chain))
         return self.keep_within is None and counted >= self.keep_last

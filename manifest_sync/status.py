@@ -8,6 +8,7 @@ from manifest_sync.errors import NoRepository
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
 from manifest_sync.model import Path
+from manifest_sync.races import load_reflected_head
 from manifest_sync.report import Conflict, Side, StatusReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope
@@ -34,8 +35,7 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
                 "run `manifest-sync status` without --offline",
             )
     else:
-        head = observe.load_head(ws)
-        observe.reflect(ws, head, scope)
+        head = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
     observe.hash_unread(ws, scope, observed)
     ws.index.agree(scope.ranges())

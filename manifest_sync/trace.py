@@ -21,7 +21,7 @@ from manifest_sync.pack import FOOTER_LENGTH, trailer_span
 from manifest_sync.pages import MAX_PAGE_RAW, PageRef
 from manifest_sync.pageuse import live_bytes, parse_uses
 from manifest_sync.repository import Head, Repository
-from manifest_sync.retention import Link, Retention
+from manifest_sync.retention import Member, Retention
 from manifest_sync.snapshots import Snapshots
 from manifest_sync.stores.base import NotFound
 from manifest_sync.times import parse_rfc3339
@@ -31,9 +31,9 @@ from manifest_sync.times import parse_rfc3339
 class Reachable:
     """What one head and its retained snapshots reach."""
 
-    kept: tuple[Link, ...]
+    kept: tuple[Member, ...]
     """The newest part of the chain, newest first."""
-    dropped: tuple[Link, ...]
+    dropped: tuple[Member, ...]
     """The rest of the chain, pins left out, newest first."""
     keys: dict[str, int | None]
     """Key of every object, with its size where that is fixed."""
@@ -55,7 +55,7 @@ class Wasteful:
 class _Snapshot:
     """What is kept in memory of a snapshot; equal pages of several snapshots are one object."""
 
-    link: Link
+    member: Member
     parent: str
     pages: tuple[PageRef, ...]
 
@@ -85,22 +85,22 @@ class Tracer:
         """
         snapshots = Snapshots(self._repository, head)
         chain = self._read_chain(head.manifest, snapshots, retention)
-        kept = retention.count([item.link for item in chain], now)
-        retained = {item.link.snapshot: item for item in chain[:kept]}
+        kept = retention.count([item.member for item in chain], now)
+        retained = {item.member.snapshot: item for item in chain[:kept]}
         for pin in head.manifest.pins:
             if pin.snapshot not in retained:
                 retained[pin.snapshot] = self._find(pin.sequence, pin.snapshot, snapshots)
         pages = {page: None for item in retained.values() for page in item.pages}
         self._read(list(pages))
         keys: dict[str, int | None] = {
-            fmt.snapshot_key(item.link.sequence, item.link.snapshot): None for item in retained.values()
+            fmt.snapshot_key(item.member.sequence, item.member.snapshot): None for item in retained.values()
         }
         keys |= {fmt.page_key(page.session, page.id): None for page in pages}
         packs = {pack for page in pages for pack in self._packs_of[page.id] if not pack.is_external}
         keys |= {fmt.pack_key(pack.session, pack.id): pack.size for pack in packs}
         return Reachable(
-            kept=tuple(item.link for item in chain[:kept]),
-            dropped=tuple(item.link for item in chain[kept:] if item.link.snapshot not in retained),
+            kept=tuple(item.member for item in chain[:kept]),
+            dropped=tuple(item.member for item in chain[kept:] if item.member.snapshot not in retained),
             keys=keys,
             stored_bytes=sum(pack.size for pack in self.packs_of(head.manifest.pages)),
         )
@@ -145,7 +145,7 @@ class Tracer:
             for item in self._walk(head, snapshots):
                 chain.append(item)
         except Damaged:
-            if not retention.is_settled([item.link for item in chain]):
+            if not retention.is_settled([item.member for item in chain]):
                 raise
         return chain
 
@@ -161,7 +161,7 @@ class Tracer:
         current = self._note(head)
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="snapshot") as pool:
             yield current
-            while snapshots.has_parent(current.link.sequence, current.parent):
+            while snapshots.has_parent(current.member.sequence, current.parent):
                 while len(ahead) < 2 * self._jobs and snapshots.has_parent(expected, current.parent):
                     upcoming = next(ids, None)
                     if upcoming is None:
@@ -175,9 +175,9 @@ class Tracer:
                 if ahead and ahead[0][0] == child.parent:
                     current = self._note(ahead.popleft()[1].result())
                 else:
-                    current = self._find(child.link.sequence - 1, child.parent, snapshots)
-                if current.link.sequence >= child.link.sequence:
-                    raise Damaged(f"snapshot {current.link.snapshot[:12]} is not older than its child")
+                    current = self._find(child.member.sequence - 1, child.parent, snapshots)
+                if current.member.sequence >= child.member.sequence:
+                    raise Damaged(f"snapshot {current.member.snapshot[:12]} is not older than its child")
                 yield current
 
     def _find(self, sequence: int, id_: str, snapshots: Snapshots) -> _Snapshot:
@@ -186,8 +186,8 @@ class Tracer:
 
     def _note(self, manifest: Manifest) -> _Snapshot:
         pages = tuple(self._pages.setdefault((page.session, page.id), page) for page in manifest.pages)
-        link = Link(manifest.sequence, manifest.snapshot, parse_rfc3339(manifest.time), manifest.fence)
-        noted = self._snapshots[manifest.snapshot] = _Snapshot(link, manifest.parent, pages)
+        member = Member(manifest.sequence, manifest.snapshot, parse_rfc3339(manifest.time), manifest.fence)
+        noted = self._snapshots[manifest.snapshot] = _Snapshot(member, manifest.parent, pages)
         return noted
 
     def _read(self, pages: Sequence[PageRef]) -> None:

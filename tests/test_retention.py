@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from manifest_sync.retention import Link, Retention, parse_retention
+from manifest_sync.retention import Member, Retention, parse_retention
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 
 
-def chain(*links: str) -> list[Link]:
+def chain(*links: str) -> list[Member]:
     """``"3"``: a snapshot three days old; ``"3g"``: a collection's own; ``"?"``: of no known time.
 
     Newest first, as retention takes them.
@@ -22,7 +22,7 @@ def chain(*links: str) -> list[Link]:
         fence += text.endswith("g")
         days = text.rstrip("g")
         time = None if days == "?" else NOW - timedelta(days=int(days))
-        made.append(Link(sequence, f"{sequence:032x}", time, fence))
+        made.append(Member(sequence, f"{sequence:032x}", time, fence))
     return made[::-1]
 
 

@@ -64,9 +64,9 @@ def gc(
 def _gc_lines(report: GcReport, settings: Settings) -> list[str]:
     lines = []
     dropped = report.dropped if settings.verbose else report.dropped[:MOST_PATHS]
-    for link in dropped:
-        time = "" if link.time is None else rfc3339(link.time)
-        lines.append(f"  snapshot {link.sequence}  {link.snapshot[:12]}  {time}".rstrip())
+    for member in dropped:
+        time = "" if member.time is None else rfc3339(member.time)
+        lines.append(f"  snapshot {member.sequence}  {member.snapshot[:12]}  {time}".rstrip())
     if len(dropped) < len(report.dropped):
         lines.append(f"  and {len(report.dropped) - len(dropped):,} more (-v lists all)")
     if lines:
