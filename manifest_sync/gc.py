@@ -62,6 +62,7 @@ class GcReport:
     dry_run: bool
     kept: tuple[Member, ...] = ()
     dropped: tuple[Member, ...] = ()
+    pins: int = 0
     freed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Objects and bytes by kind."""
     young: int = 0
@@ -95,6 +96,7 @@ class GcReport:
             "command": "gc",
             "dry_run": self.dry_run,
             "kept_snapshots": len(self.kept),
+            "pins": self.pins,
             "oldest_kept": self.kept[-1].sequence if self.kept else None,
             "dropped_snapshots": [_member_json(member) for member in self.dropped],
             "objects": self.objects,
@@ -128,6 +130,7 @@ def gc(ws: Workspace, options: GcOptions) -> GcReport:
     if options.repack:
         head = until_published(ws, head, collection.repack, _AGAIN)
     head = until_published(ws, head, collection.collect, _AGAIN)
+    report.pins = len(head.manifest.pins)
     report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     return report
 

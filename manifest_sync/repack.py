@@ -18,6 +18,7 @@ from manifest_sync.merge import Change
 from manifest_sync.model import ChunkRef, Entry, Hash, PackRef
 from manifest_sync.packer import Packer, Slot
 from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.retention import REPACK_MESSAGE
 from manifest_sync.trace import Tracer, Wasteful
 from manifest_sync.upload import drop_collected
 from manifest_sync.workspace import Workspace
@@ -56,7 +57,7 @@ def repack(ws: Workspace, head: Head, tracer: Tracer, victims: Sequence[Wasteful
         time=ws.timestamp(),
         machine=ws.machine,
         host=ws.host,
-        message="gc: repacked",
+        message=REPACK_MESSAGE,
         writer=ws.version,
         stored_bytes=mover.packer.stored_bytes,
     )

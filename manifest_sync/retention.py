@@ -6,23 +6,28 @@ besides; they are the caller's to add.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 DEFAULT_KEEP_LAST = 10
 DEFAULT_KEEP_WITHIN = timedelta(days=30)
+REPACK_MESSAGE = "gc: repacked"
+"""By its message a repack is told from other pushes; who pushes under it loses nothing by that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One snapshot of the chain, as retention looks at it. ``time`` is None where it cannot be read."""
+    """One snapshot of the chain, as retention looks at it.
+
+    ``time`` is None where it cannot be read. ``is_repack``: it holds the same files as its parent.
+    """
 
     sequence: int
     snapshot: str
     time: datetime | None
     fence: int
+    is_repack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,10 @@ class Retention:
     """Keep the last ``keep_last`` snapshots, and those younger than ``keep_within`` (None: by count alone).
 
     A collection's own snapshot (its fence is above its parent's) does not count: it holds what its parent
-    holds. A snapshot is as young as the youngest of itself and its ancestors, so that a machine whose clock
-    is behind does not cost anyone history.
+    holds. Nor does a snapshot count beside the repack that was published upon it.
+
+    A snapshot is as young as the youngest of itself and its ancestors, so that a machine whose clock is
+    behind does not cost anyone history.
     """
 
     keep_last: int = DEFAULT_KEEP_LAST
@@ -46,19 +53,28 @@ class Retention:
         cutoff = None if self.keep_within is None else now - self.keep_within
         kept = 1
         counted = 0
-        for number, member in enumerate(chain):
-            if number + 1 == len(chain) or member.fence == chain[number + 1].fence:
-                counted += 1
-                if counted <= self.keep_last:
-                    kept = number + 1
+        for number, (member, counts) in enumerate(zip(chain, _counts(chain), strict=True)):
+            counted += counts
+            if counts and counted <= self.keep_last:
+                kept = number + 1
             if cutoff is not None and member.time is not None and member.time >= cutoff:
                 kept = number + 1
         return kept
 
     def is_settled(self, chain: Sequence[Member]) -> bool:
         """Whether nothing older than ``chain`` (newest first) can be kept, whatever it is."""
-        counted = sum(child.fence == parent.fence for child, parent in itertools.pairwise(chain))
+        # Of the last it is not known whether it is a collection's own.
+        counted = sum(list(_counts(chain))[:-1])
         return self.keep_within is None and counted >= self.keep_last
+
+
+def _counts(chain: Sequence[Member]) -> Iterator[bool]:
+    """Whether each snapshot counts. The last one does unless it is known to be the parent of a repack."""
+    is_copy = False
+    for number, member in enumerate(chain):
+        is_collection = number + 1 < len(chain) and member.fence != chain[number + 1].fence
+        yield not is_collection and not is_copy
+        is_copy = member.is_repack or (is_copy and is_collection)
 
 
 def parse_retention(keep_last: int | None, keep_within: timedelta | None) -> Retention:

@@ -21,7 +21,7 @@ from manifest_sync.pack import FOOTER_LENGTH, trailer_span
 from manifest_sync.pages import MAX_PAGE_RAW, PageRef
 from manifest_sync.pageuse import live_bytes, parse_uses
 from manifest_sync.repository import Head, Repository
-from manifest_sync.retention import Member, Retention
+from manifest_sync.retention import REPACK_MESSAGE, Member, Retention
 from manifest_sync.snapshots import Snapshots
 from manifest_sync.stores.base import NotFound
 from manifest_sync.times import parse_rfc3339
@@ -186,7 +186,13 @@ class Tracer:
 
     def _note(self, manifest: Manifest) -> _Snapshot:
         pages = tuple(self._pages.setdefault((page.session, page.id), page) for page in manifest.pages)
-        member = Member(manifest.sequence, manifest.snapshot, parse_rfc3339(manifest.time), manifest.fence)
+        member = Member(
+            manifest.sequence,
+            manifest.snapshot,
+            parse_rfc3339(manifest.time),
+            manifest.fence,
+            is_repack=manifest.message == REPACK_MESSAGE,
+        )
         noted = self._snapshots[manifest.snapshot] = _Snapshot(member, manifest.parent, pages)
         return noted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,22 @@ def test_the_old_pack_stays_while_a_retained_snapshot_names_it(place: Place) -> 
     collect(place.gpu)
     assert not (place.bucket / place.pack).exists()
     assert head_files(folder(place.bucket)) == contents(place.gpu)
+
+
+def test_a_repack_costs_no_history(place: Place) -> None:
+    """It counts in the place of the snapshot that it was published upon."""
+    for number in range(3):
+        place.gpu.write("exp/00.bin", f"{number}")
+        place.gpu.push("copy")
+    place.thin_out(8)
+    place.gpu.write("exp/05.bin", "one more")
+    place.gpu.push("copy")
+    told = place.gpu.project().gc(keep_last=2, min_age=timedelta(0))
+    done = collect(place.gpu, keep_last=2)
+    assert done.repacked == told.repacked == 1
+    assert done.dropped == told.dropped
+    kept = [manifest["sequence"] for manifest in examine(folder(place.bucket)).kept]
+    assert kept == [8, 7, 6, 5]
 
 
 def test_no_repack(place: Place) -> None:

@@ -12,7 +12,7 @@ NOW = datetime(2026, 7, 1, tzinfo=UTC)
 
 
 def chain(*links: str) -> list[Member]:
-    """``"3"``: a snapshot three days old; ``"3g"``: a collection's own; ``"?"``: of no known time.
+    """``"3"``: a snapshot three days old; ``"3g"``: a collection's own; ``"3r"``: a repack; ``"?"``: no time.
 
     Newest first, as retention takes them.
     """
@@ -20,9 +20,9 @@ def chain(*links: str) -> list[Member]:
     made = []
     for sequence, text in enumerate(reversed(links)):
         fence += text.endswith("g")
-        days = text.rstrip("g")
+        days = text.rstrip("gr")
         time = None if days == "?" else NOW - timedelta(days=int(days))
-        made.append(Member(sequence, f"{sequence:032x}", time, fence))
+        made.append(Member(sequence, f"{sequence:032x}", time, fence, is_repack=text.endswith("r")))
     return made[::-1]
 
 
@@ -44,6 +44,13 @@ def within(days: int) -> timedelta:
         (2, None, ["0", "1g", "2", "3"], 3),
         (2, None, ["0", "1", "2g", "3"], 2),
         (3, None, ["0", "1g", "2", "3g", "4", "5"], 5),
+        # a repack counts in the place of what it repacked, with or without collections between
+        (1, None, ["0r", "1", "2"], 1),
+        (2, None, ["0r", "1", "2", "3"], 3),
+        (2, None, ["0g", "0r", "1", "2", "3"], 4),
+        (2, None, ["0g", "0r", "0g", "0r", "1", "2", "3"], 6),
+        (2, None, ["0r", "0g", "1", "2", "3"], 4),
+        (1, None, ["0g", "0r", "1"], 2),
         # by age
         (1, within(30), ["0", "10", "29", "31", "40"], 3),
         (1, within(30), ["31", "40"], 1),
@@ -79,6 +86,8 @@ def test_the_newest_part_of_the_chain_is_kept(
         (1, None, ["0g", "1", "2"], True),
         (2, None, ["0", "1"], False),
         (2, None, ["0", "1", "2"], True),
+        (2, None, ["0r", "1", "2"], False),
+        (2, None, ["0r", "1", "2", "3"], True),
         (1, within(1), ["0", "40", "50"], False),  # clocks may be wrong further back
     ],
 )

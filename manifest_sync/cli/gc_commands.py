@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import tzinfo
 from typing import TYPE_CHECKING
 
 import click
 
+from manifest_sync.cli.local_time import show_time
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import MOST_PATHS, human_size, print_json, print_lines
-from manifest_sync.times import parse_age, rfc3339
+from manifest_sync.times import parse_age
 
 if TYPE_CHECKING:
     from manifest_sync.gc import GcReport
@@ -57,44 +59,46 @@ def gc(
     if settings.json:
         print_json(report.to_json())
     elif not settings.quiet:
-        print_lines(_gc_lines(report, settings))
+        print_lines(_gc_lines(report, settings, project.zone))
     return 0
 
 
-def _gc_lines(report: GcReport, settings: Settings) -> list[str]:
+def _gc_lines(report: GcReport, settings: Settings, zone: tzinfo) -> list[str]:
     lines = []
     dropped = report.dropped if settings.verbose else report.dropped[:MOST_PATHS]
     for member in dropped:
-        time = "" if member.time is None else rfc3339(member.time)
-        lines.append(f"  snapshot {member.sequence}  {member.snapshot[:12]}  {time}".rstrip())
+        time = "" if member.time is None else show_time(member.time, zone)[:16]
+        lines.append(f"  {member.sequence:>6}  {time:16}  {member.snapshot[:12]}")
     if len(dropped) < len(report.dropped):
         lines.append(f"  and {len(report.dropped) - len(dropped):,} more (-v lists all)")
     if lines:
         verb = "would go" if report.dry_run else "went"
         lines.insert(0, f"{_count(len(report.dropped), 'snapshot')} {verb}:")
     if report.repacked:
-        verb = "would be written anew" if report.dry_run else "were written anew"
         lines.append(
-            f"{_count(report.repacked, 'mostly dead pack')} {verb} ({human_size(report.repacked_live)}); "
-            f"{human_size(report.repacked_dead)} in them that nothing uses go with the last snapshot that "
-            "names them"
+            f"{'would be ' if report.dry_run else ''}written anew: "
+            f"{_count(report.repacked, 'mostly dead pack')}, {human_size(report.repacked_live)} used, "
+            f"{human_size(report.repacked_dead)} not; the old ones go with the last snapshot that names them"
         )
-    kinds = ", ".join(
-        f"{_count(count, kind[:-1])} ({human_size(size)})"
-        for kind, (count, size) in report.freed.items()
-        if count
-    )
-    total = f"{_count(report.objects, 'object')}, {human_size(report.bytes)}{': ' if kinds else ''}{kinds}"
+    total = f"{_count(report.objects, 'object')}, {human_size(report.bytes)}"
     if report.dry_run:
         lines.append(f"dry run, gc: would free {total}; nothing was done, --apply does it")
     else:
         lines.append(f"gc: freed {total}; sequence {report.sequence}")
+    if report.objects:
+        kinds = [
+            f"{_count(count, kind[:-1])} ({human_size(size)})"
+            for kind, (count, size) in report.freed.items()
+            if count
+        ]
+        lines.append(f"  {', '.join(kinds)}")
     if report.young:
         lines.append(f"{_count(report.young, 'unused object')} younger than --min-age: left for a later run")
     if report.more:
         lines.append("there is more than fits into one list: run gc again")
     oldest = report.kept[-1].sequence if report.kept else report.sequence
-    lines.append(f"kept: {_count(len(report.kept), 'snapshot')} from sequence {oldest} on, and pins")
+    pins = f", and {_count(report.pins, 'pin')}" if report.pins else ""
+    lines.append(f"kept: {_count(len(report.kept), 'snapshot')} from sequence {oldest} on{pins}")
     return lines
 
 
