@@ -54,6 +54,8 @@ class HeadRestore:
     """Sequence and id of unreadable snapshots that may have been the head."""
     losses: list[Loss] = field(default_factory=list)
     alternatives: list[Manifest] = field(default_factory=list)
+    is_last: bool = False
+    """Whether ``restored`` can have been the head last."""
     goes_back: bool = False
     """This machine had seen a later head than the one restored."""
 
@@ -75,6 +77,7 @@ class HeadRestore:
             "doubtful": [{"sequence": sequence, "snapshot": id_} for sequence, id_ in self.doubtful],
             "losses": [loss.to_json() for loss in self.losses],
             "alternatives": [_manifest_json(manifest) for manifest in self.alternatives],
+            "is_last": self.is_last,
             "goes_back": self.goes_back,
         }
 
@@ -130,7 +133,7 @@ def restore_head(ws: Workspace, choice: str = "", *, accept_missing: bool = Fals
             "from here would lose what that added",
             "upgrade manifest-sync",
         )
-    report.restored = chosen
+    report.restored, report.is_last = chosen, chosen in candidates
     shelf = Shelf(ws.repository, lineage, candidates)
     report.losses = shelf.losses(chosen)
     if report.losses and not accept_missing:

@@ -603,6 +603,31 @@ def test_history_below_a_collection_stays_cut_off(pair: tuple[Machine, Machine])
     assert laptop.command("log").returncode in (0, 2)
 
 
+def test_beside_real_collections(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    for number in range(4):
+        commit_and_push(gpu, "exp/a", f"{number}" * 5000)
+        if number == 1:
+            laptop.pull()
+    gc = ("gc", "--keep-last", "1", "--keep-within", "0s", "--min-age", "0s", "--apply")
+    assert gpu.command(*gc).returncode == 0
+    last = head_of(gpu)
+    lose_head(gpu)
+    # What the laptop saw last was collected: its own kept copy of that head is no way back.
+    report = restore(laptop)
+    assert (report.restored, report.losses) == (last, [])
+    for machine in pair:
+        assert machine.command("verify", "--read-data").returncode == 0
+        assert machine.command("log").returncode == 0
+        assert machine.pull("copy").conflicts == []
+    commit_and_push(laptop, "exp/b", "b")
+    assert laptop.command(*gc).returncode == 0
+    assert laptop.command("verify", "--read-data").returncode == 0
+    assert gpu.command("doctor", "-q").returncode == 0
+    gpu.pull()
+    assert gpu.tree() == laptop.tree()
+
+
 # ---- above everything
 
 

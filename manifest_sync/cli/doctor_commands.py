@@ -106,7 +106,7 @@ def _restore_lines(report: HeadRestore) -> Iterator[str]:
             yield "next: `manifest-sync push --repair` on a machine that still has those files"
         if report.goes_back:
             yield "this machine had seen a later head: its next run here needs --accept-rollback"
-        else:
+        elif not report.is_last:
             yield "machines that had seen a later head say so, and need --accept-rollback once"
     elif report.losses:
         assert report.restored is not None
@@ -135,7 +135,7 @@ def _line(manifest: Manifest) -> str:
 
 def _loss_lines(report: HeadRestore) -> Iterator[str]:
     for loss in report.losses:
-        yield f"  {loss.key}: {loss.what}; {loss.files:,} files need it"
+        yield f"  {loss.key}: {loss.what}; files that need it: {loss.files:,}"
         for path in loss.paths:
             yield f"    {display(path)}"
         if loss.files > len(loss.paths):
