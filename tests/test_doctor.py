@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from typing import Any
 import pytest
 
 from manifest_sync import doctor_local
+from manifest_sync.canonical import compress
 from manifest_sync.doctor import diagnose
 from manifest_sync.errors import AccessDenied, StoreUnavailable
 from manifest_sync.findings import Finding, Level
 from manifest_sync.locking import LocalLock
+from manifest_sync.manifest import encode_manifest, parse_manifest
 from manifest_sync.probe import condition_fault
 from manifest_sync.project import Project
 from manifest_sync.stores.base import Listed, Object, PreconditionFailed, Store, Unknown
@@ -139,6 +142,22 @@ def test_a_damaged_index_does_not_hide_the_rest(machine: Machine) -> None:
     assert findings["index"].exit_code == 7
     assert "rebuild-index" in findings["index"].cure
     assert findings["head"].level is Level.OK
+
+
+def test_damage_that_only_reading_it_all_shows(machine: Machine) -> None:
+    index = machine.folder / ".manifest-sync/index.sqlite"
+    connection = sqlite3.connect(index)
+    with connection:
+        connection.executemany(
+            "INSERT INTO paths (path, local) VALUES (?, ?)", [(b"x/%06d" % n, b"f" * 33) for n in range(5000)]
+        )
+    connection.close()
+    body = bytearray(index.read_bytes())
+    middle = body.index(b"x/002500") // 4096 * 4096
+    body[middle : middle + 8] = b"\xff" * 8
+    index.write_bytes(body)
+    finding = examine(machine)["index"]
+    assert (finding.level, finding.exit_code) == (Level.FAILURE, 7)
 
 
 def test_an_index_of_another_version(machine: Machine) -> None:
@@ -382,7 +401,9 @@ class Careless:
     def put_if(self, key: str, body: bytes, *, etag: str | None) -> str:
         current = self._etag(key)
         matches = current == etag
-        if self.fault == "races":
+        if self.fault == "races to create" and etag is None:
+            time.sleep(0.05)
+        if self.fault == "races to replace" and etag is not None:
             time.sleep(0.05)
         if (
             matches
@@ -420,7 +441,8 @@ class Careless:
         "ignores both",
         "ignores If-Match",
         "ignores If-None-Match",
-        "races",
+        "races to create",
+        "races to replace",
         "takes the missing",
         "takes the existing",
         "takes the stale",
@@ -596,6 +618,9 @@ def test_the_copy_of_the_head(machine: Machine) -> None:
     oldest = min(Path(machine.bucket, "snapshots").iterdir())
     newest.write_bytes(oldest.read_bytes())
     assert examine(machine)["snapshot copy"].exit_code == 7
+    head = parse_manifest(Path(machine.bucket, "manifest.json").read_bytes())
+    newest.write_bytes(compress(encode_manifest(replace(head, message="another"))))
+    assert "not the same" in examine(machine)["snapshot copy"].cause
     newest.unlink()
     finding = examine(machine)["snapshot copy"]
     assert (finding.level, finding.exit_code) == (Level.FAILURE, 7)

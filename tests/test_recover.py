@@ -410,9 +410,21 @@ def test_another_repositorys_snapshots(pair: tuple[Machine, Machine], tmp_path: 
             restore(gpu, choice)
 
 
+def test_the_first_snapshot_of_a_lost_init_is_no_candidate(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    foreign = fmt.first_manifest(
+        repository="other", snapshot="ab" * 16, time="t", machine="m", host="h", writer="w"
+    )
+    store_of(gpu).put(fmt.snapshot_key(0, foreign.snapshot), compress(fmt.encode_manifest(foreign)))
+    last = commit_and_push(gpu, "exp/a", "a")
+    lose_head(gpu)
+    shutil.rmtree(laptop.folder / ".manifest-sync")
+    assert restore(laptop).restored == last
+
+
 def test_the_first_snapshot_of_a_lost_init(pair: tuple[Machine, Machine]) -> None:
     """Two machines ran `init` at once: the first snapshot of the one that came second is still there."""
-    gpu, laptop = pair
+    gpu, _ = pair
     store = store_of(gpu)
     foreign = fmt.first_manifest(
         repository="other", snapshot="ab" * 16, time="t", machine="m", host="h", writer="w"
@@ -421,10 +433,6 @@ def test_the_first_snapshot_of_a_lost_init(pair: tuple[Machine, Machine]) -> Non
     gpu.pull()
     lose_head(gpu)
     assert restore(gpu).exit_code == 0
-    last = commit_and_push(gpu, "exp/a", "a")
-    lose_head(gpu)
-    shutil.rmtree(laptop.folder / ".manifest-sync")
-    assert restore(laptop).restored == last
     lose_head(gpu)
     shutil.rmtree(gpu.folder / ".manifest-sync")
     with pytest.raises(UsageError, match="several"):
@@ -569,6 +577,20 @@ def test_a_collection_that_lost_its_race_named_nothing(pair: tuple[Machine, Mach
     assert report.head.fence == 2, "above that list all the same"
 
 
+def test_a_list_of_a_collection_that_died_early(pair: tuple[Machine, Machine]) -> None:
+    """It was never published, and the fence that it would have made was made by another collection."""
+    gpu, _ = pair
+    commit_and_push(gpu, "exp/a", "a")
+    store_of(gpu).put(fmt.gc_key(1, "0" * 32), fmt.encode_gc_list(1, objects(gpu, "packs/", "pages/")))
+    collect(gpu, [])
+    last = commit_and_push(gpu, "exp/b", "b")
+    lose_head(gpu)
+    report = restore(gpu)
+    assert (report.restored, report.losses) == (last, [])
+    assert report.head is not None
+    assert report.head.collections == last.collections
+
+
 def test_a_list_that_no_snapshot_names_counts(pair: tuple[Machine, Machine]) -> None:
     """Whether its collection was published is not known: its snapshot may be lost."""
     gpu, _ = pair
@@ -655,6 +677,17 @@ def test_a_push_under_way_sends_everything_again(pair: tuple[Machine, Machine]) 
     assert (report.new, report.stored_bytes > 0) == (1, True)
     gpu.pull()
     assert gpu.read("exp/b") == "b" * 1000
+
+
+def test_the_fence_is_above_that_of_every_session(pair: tuple[Machine, Machine]) -> None:
+    """All that is left of a collection may be the name under which a push had begun after it."""
+    gpu, _ = pair
+    commit_and_push(gpu, "exp/a", "a")
+    store_of(gpu).put(fmt.pack_key(f"6-{'0' * 32}", "0" * 64), b"of a push that is under way")
+    lose_head(gpu)
+    report = restore(gpu)
+    assert report.head is not None
+    assert report.head.fence == 7
 
 
 def test_a_push_that_waits_at_its_swap_does_not_get_through(pair: tuple[Machine, Machine]) -> None:

@@ -357,6 +357,8 @@ def test_what_was_uploaded_for_the_lost_heads_is_sent_again(pair: tuple[Machine,
     sent = [i.key for i in repository.store.list("packs/") if i.key.split("/")[1] not in used]
     assert len(sent) == 1
     collect(repository, sent)
+    collect(repository, [])
+    assert repository.load_head().manifest.fence == 2, "what the push had noted"
     repository.store.delete(sent[0])
     report = accepting(gpu).push()
     assert report.stored_bytes > 0
