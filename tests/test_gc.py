@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from manifest_sync.errors import Damaged, UsageError
+from manifest_sync.errors import Contended, Damaged, StoreUnavailable, UsageError
 from manifest_sync.gc import GcReport
 from manifest_sync.stores import open_store
 from tests.bucket_check import examine, folder, garbage, head_files, keys
@@ -300,6 +300,28 @@ def test_a_tree_that_is_not_there_does_not_matter(gpu: Machine, bucket: Path) ->
     assert collect(gpu).objects > 0
     assert head_files(folder(bucket)) == files
     assert not gpu.root.exists()
+
+
+def test_a_held_lock_stops_a_collection_but_no_look(gpu: Machine) -> None:
+    push_five_times(gpu)
+    with gpu.project().workspace(()):
+        assert gpu.project().gc(keep_last=1, min_age=ZERO).objects > 0
+        with pytest.raises(Contended):
+            collect(gpu)
+
+
+def test_a_delete_that_fails_is_made_up_for(gpu: Machine, bucket: Path) -> None:
+    push_five_times(gpu)
+    with FaultyStore(open_store(gpu.project().location())) as store:
+        store.add_fault("delete", after=2, kind="before")
+        gpu.store = store
+        with pytest.raises(StoreUnavailable):
+            collect(gpu)
+    gpu.store = None
+    assert garbage(bucket) != set()
+    assert head_files(folder(bucket)) == contents(gpu)
+    collect(gpu)
+    assert garbage(bucket) == set()
 
 
 def test_the_commands(gpu: Machine, bucket: Path) -> None:

@@ -30,6 +30,8 @@ _SAFE = {
     "undo": "every file is whole, old or new, and nothing was lost",
     "drop": "what was removed is in the bucket, and nothing was lost",
     "gc": "every snapshot that is kept is whole; what was not deleted yet goes with the next gc",
+    "pin": "the bucket holds the old pins or the new ones",
+    "unpin": "the bucket holds the old pins or the new ones",
     "rebuild-index": "no file and nothing in the bucket was changed",
 }
 _RUN_AGAIN = "run the same command again to carry on"
