@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manifest_sync import observe
-from manifest_sync.fetch import MissingContent
+from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
@@ -37,20 +37,21 @@ def extract(ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Wo
     report = RunReport("restore", "")
     wanted = _wanted(ws, manifest, paths, target, report)
     target.make_root()
+    hurt: Hurt = {}
     ws.progress.begin("transfer", files=len(wanted))
     for window in iter_windows(wanted):
         check_space(target, window)
         with target.stage() as staging:
-            try:
-                staged = stage_entries(ws, ws.repository.store, staging, [entry for _, entry in window])
-            except MissingContent as missing:
-                raise missing.as_damage(ws.repository.store.location) from None
+            entries = [entry for _, entry in window]
+            staged = stage_entries(ws, ws.repository.store, staging, entries, hurt)
             staging.sync()
-            for _, entry in window:
-                _write(target, entry, staged, report)
+            for entry in entries:
+                if entry.path not in hurt:
+                    _write(target, entry, staged, report)
                 ws.progress.advance("transfer", files=1)
             target.sync()
     ws.progress.end("transfer")
+    report.damaged = damaged_files(hurt)
     report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
     return report
 

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes
@@ -19,6 +18,8 @@ MAX_GAP = 256 * 1024
 """Unwanted bytes between two frames that are fetched along rather than paid for with a request."""
 MAX_RANGE = 16 * 1024 * 1024
 """Most stored bytes of one request: with the number of jobs what bounds the memory of a pull."""
+
+MISSING = "it is missing"
 
 IN_ORDER = 32 * 1024 * 1024
 """Plain bytes of one file that are held to be handed out in order."""
@@ -52,6 +53,15 @@ class MissingContent(Exception):
             f"{display(self.path)}: {self.key} at {location} is damaged: {self.reason}",
             "the other files are not affected; a machine that has the file can push it again",
         )
+
+
+Hurt = dict[Path, MissingContent]
+"""What could not be had, by path."""
+
+
+def damaged_files(hurt: Hurt) -> list[tuple[Path, str]]:
+    """What a report says of it: paths in order, each with the object and what is wrong with it."""
+    return [(path, f"{error.key}: {error.reason}") for path, error in sorted(hurt.items())]
 
 
 @dataclass(slots=True)
@@ -91,78 +101,110 @@ def plan_ranges(entries: Sequence[Entry]) -> list[_Range]:
     return ranges
 
 
-def _load(store: Store, wanted: _Range) -> bytes:
-    """The stored bytes of one range; asked for twice when they are said not to be there."""
-    try:
-        return _load_once(store, wanted)
-    except MissingContent:
-        return _load_once(store, wanted)
-
-
-def _load_once(store: Store, wanted: _Range) -> bytes:
-    first = wanted.wants[0][1][0][0]
-    if wanted.pack.is_external:
-        raise UnknownFeature(
-            f"{display(first.path)} lies in an external object, which this version cannot read",
-            "upgrade manifest-sync",
-        )
-    key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
-    if wanted.end > wanted.pack.size:
-        raise MissingContent(first.path, key, "a frame lies outside the pack")
-    try:
-        return store.get_range(key, wanted.offset, wanted.end - wanted.offset)
-    except NotFound:
-        raise MissingContent(first.path, key, "it is missing") from None
-    except FormatError as error:
-        raise MissingContent(first.path, key, error.message) from None
-
-
-def _verified(store: Store, wanted: _Range, body: bytes) -> Iterator[Piece]:
-    """The verified pieces of one range; read once more when one is wrong, for what was damaged on its way."""
-    right = 0
-    try:
-        for piece in _decode(wanted, body):
-            yield piece
-            right += 1
-    except MissingContent:
-        yield from islice(_decode(wanted, _load(store, wanted)), right, None)
-
-
-def _decode(wanted: _Range, body: bytes) -> Iterator[Piece]:
-    """The verified pieces of one range, a frame at a time: what compresses well must not fill the memory."""
-    key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
-    for frame, wants in wanted.wants:
-        start = frame.offset - wanted.offset
-        try:
-            plain = decode_frame(body[start : start + frame.stored], frame.raw)
-        except FormatError as error:
-            raise MissingContent(wants[0][0].path, key, error.message) from None
-        for entry, number, position in wants:
-            chunk = entry.chunks[number]
-            data = plain[chunk.offset : chunk.offset + chunk.length]
-            if len(data) != chunk.length or hash_bytes(data) != chunk.id:
-                raise MissingContent(entry.path, key, "a chunk does not match its hash")
-            yield Piece(entry, position, data)
-
-
-def fetch(store: Store, entries: Sequence[Entry], *, jobs: int) -> Iterator[Piece]:
+def fetch(store: Store, entries: Sequence[Entry], *, jobs: int, hurt: Hurt | None = None) -> Iterator[Piece]:
     """Every chunk of ``entries``, verified (P17), with at most ``jobs`` requests ahead of the caller.
 
+    Args:
+        hurt: gets what cannot be had; the rest still comes, and of the hurt entries some pieces may.
+
     Raises:
-        MissingContent: a pack is missing or does not hold what the entries say.
+        MissingContent: without ``hurt``: a pack is missing or does not hold what the entries say.
     """
-    ranges = deque(plan_ranges(entries))
-    with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
-        ahead: deque[tuple[_Range, Future[bytes]]] = deque()
+    return _Fetch(store, jobs, hurt).run(entries)
+
+
+class _Fetch:
+    """One `fetch`. Whatever is not there, or not what it should be, is asked for twice: an answer may be wrong,
+    and bytes may be damaged on their way."""
+
+    def __init__(self, store: Store, jobs: int, hurt: Hurt | None) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._hurt = hurt
+
+    def run(self, entries: Sequence[Entry]) -> Iterator[Piece]:
+        """The pieces, in the order of their ranges."""
+        ranges = deque(plan_ranges(entries))
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="fetch") as pool:
+            ahead: deque[tuple[_Range, Future[bytes | str]]] = deque()
+            try:
+                while ranges or ahead:
+                    while ranges and len(ahead) < self._jobs:
+                        ahead.append((ranges[0], pool.submit(self._load, ranges.popleft())))
+                    wanted, future = ahead.popleft()
+                    yield from self._take(wanted, future.result())
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+    def _load(self, wanted: _Range) -> bytes | str:
+        """The stored bytes of one range, or why they cannot be had."""
+        if wanted.pack.is_external:
+            if self._hurt is None:
+                raise UnknownFeature(
+                    f"{display(wanted.wants[0][1][0][0].path)} lies in an external object, "
+                    "which this version cannot read",
+                    "upgrade manifest-sync",
+                )
+            return "it is an external object, which this version cannot read"
+        if wanted.end > wanted.pack.size:
+            return "a frame lies outside the pack"
+        body = self._load_once(wanted)
+        return self._load_once(wanted) if isinstance(body, str) else body
+
+    def _load_once(self, wanted: _Range) -> bytes | str:
         try:
-            while ranges or ahead:
-                while ranges and len(ahead) < jobs:
-                    ahead.append((ranges[0], pool.submit(_load, store, ranges.popleft())))
-                wanted, future = ahead.popleft()
-                yield from _verified(store, wanted, future.result())
-        finally:
-            for _, future in ahead:
-                future.cancel()
+            key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
+            return self._store.get_range(key, wanted.offset, wanted.end - wanted.offset)
+        except NotFound:
+            return MISSING
+        except FormatError as error:
+            return error.message
+
+    def _take(self, wanted: _Range, body: bytes | str) -> Iterator[Piece]:
+        """The verified pieces of one range, a frame at a time: what compresses well must not fill the
+        memory."""
+        cut_off = isinstance(body, str) and body != MISSING and len(wanted.wants) > 1
+        for frame, wants in wanted.wants:
+            start = frame.offset - wanted.offset
+            stored: bytes | str = body if isinstance(body, str) else body[start : start + frame.stored]
+            alone = _Range(wanted.pack, frame.offset, frame.offset + frame.stored, [(frame, wants)])
+            if cut_off and self._hurt is not None:
+                # The pack may end too soon, and only for some of the frames.
+                stored = self._load(alone)
+            pieces = _decode(alone, stored)
+            if isinstance(stored, bytes) and not all(isinstance(piece, Piece) for piece in pieces):
+                pieces = _decode(alone, self._load(alone))
+            for piece in pieces:
+                if isinstance(piece, Piece):
+                    yield piece
+                elif self._hurt is None:
+                    raise piece
+                else:
+                    self._hurt.setdefault(piece.path, piece)
+
+
+def _decode(wanted: _Range, stored: bytes | str) -> list[Piece | MissingContent]:
+    """The pieces of a single frame, each verified, or what is wrong with it."""
+    ((frame, wants),) = wanted.wants
+    pack = wanted.pack
+    key = pack.url or fmt.pack_key(pack.session, pack.id)
+    problem = stored if isinstance(stored, str) else ""
+    plain = b""
+    try:
+        if isinstance(stored, bytes):
+            plain = decode_frame(stored, frame.raw)
+    except FormatError as error:
+        problem = error.message
+    pieces: list[Piece | MissingContent] = []
+    for entry, number, position in wants:
+        chunk = entry.chunks[number]
+        data = plain[chunk.offset : chunk.offset + chunk.length]
+        if problem or len(data) != chunk.length or hash_bytes(data) != chunk.id:
+            pieces.append(MissingContent(entry.path, key, problem or "a chunk does not match its hash"))
+        else:
+            pieces.append(Piece(entry, position, data))
+    return pieces
 
 
 def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:

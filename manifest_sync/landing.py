@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from manifest_sync import observe
 from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
-from manifest_sync.fetch import MissingContent, fetch
+from manifest_sync.fetch import Hurt, MissingContent, fetch
 from manifest_sync.index import Row
 from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
 from manifest_sync.observe import JOURNAL
@@ -52,6 +52,11 @@ class Landing:
     changed: list[Path] = field(default_factory=list)
     """Targets that were no longer what the plan saw: left as they are."""
     skipped: dict[Path, str] = field(default_factory=dict)
+    hurt: Hurt = field(default_factory=dict)
+    """What the bucket does not hold although the entries say so: not brought."""
+    hurt_new: int = 0
+    hurt_changed: int = 0
+    """How many of them are not here, and are here with another content."""
     _writer: RunWriter | None = None
     _wrote: bool = False
 
@@ -72,22 +77,28 @@ class Landing:
             self._writer.close()
 
     def bring(self, wanted: Iterable[Wanted], *, becomes_base: bool = True) -> None:
-        """Put entries in place, in the order given.
+        """Put entries in place, in the order given; what the bucket does not hold is noted in ``hurt``.
 
         Args:
             becomes_base: False: the base stays, so that what is brought counts as a local edit.
 
         Raises:
-            MissingContent: the bucket does not hold what an entry names.
             SafetyLimit: the disk is too small for the next files.
             ManifestSyncError: the disk failed; every path is whole, old or new.
         """
         for window in iter_windows(wanted):
             check_space(self.ws.worktree, window)
             with self.ws.worktree.stage() as staging:
-                staged = stage_entries(self.ws, self.ws.repository.store, staging, [e for _, e in window])
+                staged = stage_entries(
+                    self.ws, self.ws.repository.store, staging, [e for _, e in window], self.hurt
+                )
                 staging.sync()
-                self._place(window, staged, becomes_base=becomes_base)
+                whole = [pair for pair in window if pair[1].path not in self.hurt]
+                if whole:
+                    self._place(whole, staged, becomes_base=becomes_base)
+                lost = [row for row, entry in window if entry.path in self.hurt]
+                self.hurt_new += sum(row.local is None for row in lost)
+                self.hurt_changed += sum(row.local is not None for row in lost)
 
     def _place(self, window: Sequence[Wanted], staged: dict[Path, Staged], *, becomes_base: bool) -> None:
         steps = [
@@ -291,12 +302,14 @@ def check_space(worktree: Worktree, window: Sequence[Wanted]) -> None:
 
 
 def stage_entries(
-    ws: Workspace, store: Store, staging: Staging, entries: Sequence[Entry]
+    ws: Workspace, store: Store, staging: Staging, entries: Sequence[Entry], hurt: Hurt
 ) -> dict[Path, Staged]:
     """The contents of ``entries`` as temporary files, each chunk and each whole file verified (P17).
 
+    Args:
+        hurt: gets what the bucket does not hold; those have no file.
+
     Raises:
-        MissingContent: the bucket does not hold what an entry names.
         ManifestSyncError: the disk is full or failed.
     """
     staged: dict[Path, Staged] = {}
@@ -306,8 +319,10 @@ def stage_entries(
         if entry.type is EntryType.FILE and not entry.chunks:
             staged[entry.path] = staging.create()
             staged[entry.path].close()
-    for piece in fetch(store, entries, jobs=ws.jobs):
+    for piece in fetch(store, entries, jobs=ws.jobs, hurt=hurt):
         path = piece.entry.path
+        if path in hurt:
+            continue
         file = staged.get(path)
         if file is None:
             file = staged[path] = staging.create()
@@ -316,6 +331,9 @@ def stage_entries(
         left[path] -= 1
         if not left[path]:
             if len(piece.entry.chunks) > 1 and file.hash() != piece.entry.hash:
-                raise MissingContent(path, "its page", "the chunks do not make up the file's hash")
+                hurt[path] = MissingContent(path, "its page", "the chunks do not make up the file's hash")
             file.close()
+    for path in hurt:
+        if path in staged:
+            staged.pop(path).close()
     return staged

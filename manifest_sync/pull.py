@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from manifest_sync import observe
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.errors import Damaged
-from manifest_sync.fetch import MissingContent
+from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.model import Path, State
@@ -25,9 +25,10 @@ MAX_PLANS = 3
 def pull(ws: Workspace, options: RunOptions) -> RunReport:
     """Bring the bucket's changes into the tree; what they replace goes to the trash.
 
+    What the bucket does not hold although its head names it is reported; the rest arrives.
+
     Raises:
         SafetyLimit: it would delete more than ``max_delete`` allows, or the disk is too small.
-        Damaged: the bucket does not hold what its head names.
         ManifestSyncError: anything else that stopped the run; every path is whole, old or new.
     """
     report = RunReport("pull", options.policy.mode, options.dry_run)
@@ -35,20 +36,24 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     settle(ws)
     head = observe.load_head(ws)
     observed = observe.scan(ws, options.scope, checksum=options.checksum)
+    hurt: Hurt = {}
     for plans in range(1, MAX_PLANS + 1):
+        hurt = {}
         try:
             decision = decide(ws, head, options, observed, report)
             if not options.dry_run and decision.summary.acts:
-                _carry_out(decision, head, report)
-            break
-        except (MissingContent, Damaged) as missing:
-            # A collection may have moved what this plan wanted; then there is another head by now.
+                hurt = _carry_out(decision, head, report)
+                report.damaged += damaged_files(hurt)
+        except Damaged:
             latest = observe.load_head(ws)
             if latest.etag == head.etag or plans == MAX_PLANS:
-                if isinstance(missing, Damaged):
-                    raise
-                raise missing.as_damage(ws.repository.store.location) from None
+                raise
             head = latest
+            continue
+        # A collection may have moved what this plan wanted; then there is another head by now.
+        if not hurt or plans == MAX_PLANS or (latest := observe.load_head(ws)).etag == head.etag:
+            break
+        head = latest
     dropped = ws.index.count_dropped(options.scope.ranges())
     if dropped:
         report.left["dropped"] = dropped
@@ -58,7 +63,7 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     return report
 
 
-def _carry_out(decision: Decision, head: Head, report: RunReport) -> None:
+def _carry_out(decision: Decision, head: Head, report: RunReport) -> Hurt:
     ws = decision.ws
     landing = Landing(ws, f"pull --{report.mode}")
     try:
@@ -78,6 +83,9 @@ def _carry_out(decision: Decision, head: Head, report: RunReport) -> None:
         report.bytes += landing.bytes
         report.conflicts = sorted({*report.conflicts, *landing.changed})
         decision.observed.skipped.update(landing.skipped)
+    report.new -= landing.hurt_new
+    report.changed -= landing.hurt_changed
+    return landing.hurt
 
 
 def _keep_both(decision: Decision, head: Head, landing: Landing) -> list[tuple[Row, State | None]]:
@@ -92,5 +100,5 @@ def _keep_both(decision: Decision, head: Head, landing: Landing) -> list[tuple[R
             yield Row(entry.path, *NOWHERE), entry
 
     landing.bring(copies(), becomes_base=False)
-    failed = {*landing.changed, *landing.skipped}
+    failed = {*landing.changed, *landing.skipped, *landing.hurt}
     return [(row, row.remote) for row, path in kept if path not in failed]

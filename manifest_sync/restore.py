@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from manifest_sync import observe
 from manifest_sync.errors import UsageError
-from manifest_sync.fetch import MissingContent
+from manifest_sync.fetch import damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
@@ -119,6 +119,9 @@ class _Rewind:
             self._act(bring, away)
         report.skipped = sorted({**self._observed.skipped, **self._landing.skipped}.items())
         report.conflicts = sorted(self._landing.changed)
+        report.damaged = damaged_files(self._landing.hurt)
+        report.new -= self._landing.hurt_new
+        report.changed -= self._landing.hurt_changed
         report.bytes, report.run = self._landing.bytes, self._landing.run
 
     def _decide(
@@ -212,10 +215,7 @@ class _Rewind:
         ws.progress.begin("transfer", files=len(bring))
         with self._landing as landing:
             landing.remove(away, lambda row: row.base)
-            try:
-                landing.bring(wanted(), becomes_base=False)
-            except MissingContent as missing:
-                raise missing.as_damage(ws.repository.store.location) from None
+            landing.bring(wanted(), becomes_base=False)
             landing.finish(self._scope)
         ws.progress.end("transfer")
 

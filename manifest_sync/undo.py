@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from manifest_sync import observe
-from manifest_sync.fetch import MissingContent
+from manifest_sync.fetch import damaged_files
 from manifest_sync.index import Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.model import UNREAD, Path, State
@@ -162,12 +162,11 @@ def _bring_again(ws: Workspace, head: Head, landing: Landing, plan: _Plan, repor
                     yield asked[0], entry
 
     bases = {step.path: step.base_after for _, step in plan.again}
-    try:
-        landing.bring(entries())
-    except MissingContent as missing:
-        report.damaged.append((missing.path, missing.reason))
+    landing.bring(entries())
+    report.damaged = damaged_files(landing.hurt)
     report.skipped += [
         (path, "its content is neither in the trash nor in the bucket's current state; see `restore --at`")
         for path in sorted(wanted)
     ]
-    landing.set_base([(_look(ws, path), base) for path, base in bases.items() if path not in wanted])
+    brought = [path for path in bases if path not in wanted and path not in landing.hurt]
+    landing.set_base([(_look(ws, path), bases[path]) for path in brought])
