@@ -75,7 +75,10 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
     """
     observe.check_root(ws)
     settle(ws)
-    head = load_reflected_head(ws, scope)
+    head, lost = load_reflected_head(ws, scope)
+    if lost:
+        # What is not known cannot be compared.
+        raise Damaged(next(iter(lost.reasons.values())), "`manifest-sync verify` says what repairs it")
     history = History(ws.repository, head, ws.jobs, ws.now())
     manifest = history.at(text)
     observed = observe.scan(ws, scope)

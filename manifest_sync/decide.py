@@ -113,12 +113,16 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
 
     Raises:
         SafetyLimit: the plan deletes more than ``max_delete`` allows.
+        Damaged: a page is lost, and meanwhile there is another head.
     """
-    observe.reflect(ws, head, options.scope)
+    observed.lost = lost = observe.reflect(ws, head, options.scope)
+    if lost and ws.repository.load_head(head).etag != head.etag:
+        raise Damaged(next(iter(lost.pages.values())), "run the same command again")
+    report.damaged = lost.damages(observe.scope_regions(options.scope))
     observe.hash_unread(ws, options.scope, observed)
     ranges = options.scope.ranges()
     if not options.dry_run:
-        ws.index.agree(ranges)
+        observe.agree(ws, options.scope, observed)
     summary = summarize(
         lambda: observe.iter_rows(ws, options.scope, observed),
         options.policy,

@@ -39,10 +39,11 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
     report = RunReport("drop", "", dry_run)
     observe.check_root(ws)
     settle(ws)
-    head = load_reflected_head(ws, scope)
+    head, lost = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
+    observed.lost = lost
     observe.hash_unread(ws, scope, observed)
-    ws.index.agree(scope.ranges())
+    observe.agree(ws, scope, observed)
     for row in observe.iter_rows(ws, scope, observed):
         if row.local is not None:
             case = classify(row.local, row.base, row.remote)

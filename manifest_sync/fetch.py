@@ -165,46 +165,49 @@ class _Fetch:
         """The verified pieces of one range, a frame at a time: what compresses well must not fill the
         memory."""
         cut_off = isinstance(body, str) and body != MISSING and len(wanted.wants) > 1
+        pack = wanted.pack
+        key = pack.url or fmt.pack_key(pack.session, pack.id)
         for frame, wants in wanted.wants:
+            alone = _Range(pack, frame.offset, frame.offset + frame.stored, [(frame, wants)])
             start = frame.offset - wanted.offset
             stored: bytes | str = body if isinstance(body, str) else body[start : start + frame.stored]
-            alone = _Range(wanted.pack, frame.offset, frame.offset + frame.stored, [(frame, wants)])
             if cut_off and self._hurt is not None:
                 # The pack may end too soon, and only for some of the frames.
                 stored = self._load(alone)
-            pieces = _decode(alone, stored)
-            if isinstance(stored, bytes) and not all(isinstance(piece, Piece) for piece in pieces):
-                pieces = _decode(alone, self._load(alone))
-            for piece in pieces:
-                if isinstance(piece, Piece):
-                    yield piece
-                elif self._hurt is None:
-                    raise piece
+            plain, problem = _decode(stored, frame)
+            may_ask = isinstance(stored, bytes)
+            for entry, number, position in wants:
+                chunk = entry.chunks[number]
+                data = _cut(plain, chunk)
+                if data is None and may_ask:
+                    plain, problem = _decode(self._load(alone), frame)
+                    data, may_ask = _cut(plain, chunk), False
+                if data is None:
+                    self._fail(entry, key, problem or "a chunk does not match its hash")
                 else:
-                    self._hurt.setdefault(piece.path, piece)
+                    yield Piece(entry, position, data)
+
+    def _fail(self, entry: Entry, key: str, reason: str) -> None:
+        error = MissingContent(entry.path, key, reason)
+        if self._hurt is None:
+            raise error
+        self._hurt.setdefault(entry.path, error)
 
 
-def _decode(wanted: _Range, stored: bytes | str) -> list[Piece | MissingContent]:
-    """The pieces of a single frame, each verified, or what is wrong with it."""
-    ((frame, wants),) = wanted.wants
-    pack = wanted.pack
-    key = pack.url or fmt.pack_key(pack.session, pack.id)
-    problem = stored if isinstance(stored, str) else ""
-    plain = b""
+def _decode(stored: bytes | str, frame: FrameRef) -> tuple[bytes, str]:
+    """The plain bytes of a frame, or none and what is wrong."""
+    if isinstance(stored, str):
+        return b"", stored
     try:
-        if isinstance(stored, bytes):
-            plain = decode_frame(stored, frame.raw)
+        return decode_frame(stored, frame.raw), ""
     except FormatError as error:
-        problem = error.message
-    pieces: list[Piece | MissingContent] = []
-    for entry, number, position in wants:
-        chunk = entry.chunks[number]
-        data = plain[chunk.offset : chunk.offset + chunk.length]
-        if problem or len(data) != chunk.length or hash_bytes(data) != chunk.id:
-            pieces.append(MissingContent(entry.path, key, problem or "a chunk does not match its hash"))
-        else:
-            pieces.append(Piece(entry, position, data))
-    return pieces
+        return b"", error.message
+
+
+def _cut(plain: bytes, chunk: ChunkRef) -> bytes | None:
+    """A chunk out of its frame, None when it does not match its hash."""
+    data = plain[chunk.offset : chunk.offset + chunk.length]
+    return data if len(data) == chunk.length and hash_bytes(data) == chunk.id else None
 
 
 def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:

@@ -246,16 +246,30 @@ class History:
         """The entries of a snapshot in ``scope``, in path order.
 
         Raises:
-            Damaged: a page is missing or unreadable.
+            Damaged: a page is missing or unreadable; what the others list has come first.
         """
+        lost: dict[PageRef, str] = {}
         with self.explained(snapshot):
-            yield from self.iter_entries(snapshot.pages, scope)
+            yield from self.iter_entries(snapshot.pages, scope, lost)
+            if lost:
+                ref, what = min(lost.items(), key=lambda item: item[0].first)
+                more = f" (and {len(lost) - 1} pages more)" if len(lost) > 1 else ""
+                raise Damaged(
+                    f"the list is not whole: {ref.files} files from {display(ref.first)} on: {what}{more}",
+                    "`manifest-sync verify` names the damage and what repairs it",
+                )
 
-    def iter_entries(self, pages: Iterable[PageRef], scope: Scope) -> Iterator[Entry]:
-        """The entries of those pages that lie in the scope, in path order; no other page is opened."""
+    def iter_entries(
+        self, pages: Iterable[PageRef], scope: Scope, lost: dict[PageRef, str] | None = None
+    ) -> Iterator[Entry]:
+        """The entries of those pages that lie in the scope, in path order; no other page is opened.
+
+        Args:
+            lost: gets the pages that cannot be read; without it the first one stops the listing.
+        """
         regions = scope.ranges()
         wanted = [page for page in pages if touches(page, regions)]
-        for _, entries in self.repository.load_pages(wanted):
+        for _, entries in self.repository.load_pages(wanted, lost):
             yield from (entry for entry in entries if scope.contains(entry.path))
 
     def read(self, snapshot: Manifest, path: Path) -> Iterator[bytes]:

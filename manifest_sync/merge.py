@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from manifest_sync.model import Entry, Path
+from manifest_sync.errors import Damaged
+from manifest_sync.model import Entry, Path, display
 from manifest_sync.pages import PageCutter, PageRef
 
 Change = tuple[Path, Entry | None]
@@ -14,7 +15,7 @@ Change = tuple[Path, Entry | None]
 def merge_pages(
     pages: Sequence[PageRef],
     changes: Iterable[Change],
-    load: Callable[[PageRef], Sequence[Entry]],
+    load: Callable[[PageRef], Sequence[Entry] | None],
 ) -> Iterator[PageRef | list[Entry]]:
     """The pages of the next head, in path order: an old page kept as it is, or the entries of a new one.
 
@@ -25,7 +26,11 @@ def merge_pages(
     Args:
         pages: the head's pages, in path order.
         changes: in path order, each path once.
-        load: gives the entries of a page, in path order.
+        load: gives the entries of a page, in path order; None of one that is lost: it stays as it is, and
+            what lies beside it is cut off from it.
+
+    Raises:
+        Damaged: a change belongs into a page that is lost.
     """
     cutter = PageCutter()
     stream = iter(changes)
@@ -36,7 +41,21 @@ def merge_pages(
         if not touched and cutter.is_empty:
             yield page
             continue
-        for entry in load(page):
+        entries = load(page)
+        if entries is None:
+            while change is not None and change[0] < page.first:
+                yield from _push(cutter, change[1])
+                change = next(stream, None)
+            if change is not None and change[0] <= page.last:
+                raise Damaged(
+                    f"{display(change[0])} belongs into a page of the head that is lost",
+                    "`manifest-sync verify` names what is lost and what repairs it",
+                )
+            if rest := cutter.flush():
+                yield rest
+            yield page
+            continue
+        for entry in entries:
             while change is not None and change[0] < entry.path:
                 yield from _push(cutter, change[1])
                 change = next(stream, None)

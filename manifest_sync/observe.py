@@ -14,6 +14,7 @@ from manifest_sync.canonical import hash_bytes
 from manifest_sync.diff import needs_hash
 from manifest_sync.errors import Damaged, ManifestSyncError, WrongRepository
 from manifest_sync.index import Row
+from manifest_sync.lostpages import LostPages
 from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, file_state, make_state
 from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head, parse_head
@@ -39,11 +40,15 @@ class Observed:
     """Folders that could not be looked into: nothing in them counts as deleted (P12)."""
     skipped: dict[Path, str] = field(default_factory=dict)
     missed: list[Path] = field(default_factory=list)
+    lost: LostPages = field(default_factory=LostPages)
+    """Pages of the head that cannot be read."""
 
     def is_hidden(self, path: Path) -> bool:
         """Whether no case holds for this path in this run, because it could not be seen or read."""
-        return path in self.skipped or any(
-            not folder or path == folder or path.startswith(folder + b"/") for folder in self.unseen
+        return (
+            path in self.skipped
+            or any(not folder or path == folder or path.startswith(folder + b"/") for folder in self.unseen)
+            or (bool(self.lost) and self.lost.hides(path))
         )
 
 
@@ -109,12 +114,8 @@ def _go_back(ws: Workspace, head: Head) -> None:
     runs = ws.worktree.trash().runs() if ws.worktree.exists() else []
     if runs:
         ws.index.set_meta(OUTDATED_RUN, runs[0].run)
-    try:
-        reflect(ws, head, Scope.everything())
-    except Damaged:
-        ws.index.forget_base(where_remote_differs=False)
-    else:
-        ws.index.forget_base(where_remote_differs=True)
+    lost = reflect(ws, head, Scope.everything())
+    ws.index.forget_base(where_remote_differs=not lost)
 
 
 def read_state(ws: Workspace, path: Path) -> State | None:
@@ -131,31 +132,43 @@ def read_state(ws: Workspace, path: Path) -> State | None:
     return file_state(digest, stat)
 
 
-def reflect(ws: Workspace, head: Head, scope: Scope | None) -> None:
+def reflect(ws: Workspace, head: Head, scope: Scope | None) -> LostPages:
     """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches; None: where it was already.
 
     Pages that are reflected but no longer in the head are taken back first; what they covered is then
     read again even outside the scope, so that no row is left with a state of no page.
+
+    Returns:
+        The pages that cannot be read: what they list stays unknown, which is not the same as absent. If
+        there is another head by now, they may just have been collected.
     """
     live = {page.id: page for page in head.manifest.pages}
     reflected = {page_id: (first, last) for page_id, first, last in ws.index.reflected_ranges()}
     stale = [(page_id, *span) for page_id, span in reflected.items() if page_id not in live]
     missing = [page for page in head.manifest.pages if page.id not in reflected]
     if not stale and not missing:
-        return
+        return LostPages()
     regions = [
         *(scope_regions(scope) if scope is not None else ()),
         *((first, last + b"\x00") for _, first, last in stale),
     ]
     wanted = [page for page in missing if touches(page, regions)]
+    lost: dict[PageRef, str] = {}
     with ws.index.transaction():
         for page_id, first, last in stale:
             ws.index.unreflect_page(page_id, first, last)
-        for page, entries in ws.repository.load_pages(wanted):
+        for page, entries in ws.repository.load_pages(wanted, lost):
             ws.index.reflect_page(page.id, [(entry.path, entry.state) for entry in entries])
             ws.index.save_chunk_hints(page.id, [chunk.id for entry in entries for chunk in entry.chunks])
         ws.index.drop_pages(set(live))
-        ws.index.forget_gone_drops()
+        if not lost:
+            ws.index.forget_gone_drops()
+    return LostPages(lost)
+
+
+def agree(ws: Workspace, scope: Scope, observed: Observed) -> None:
+    """Take as base what is the same on both sides, as far as both are known."""
+    ws.index.agree(observed.lost.known(scope.ranges()))
 
 
 def scope_regions(scope: Scope) -> list[tuple[bytes, bytes]]:

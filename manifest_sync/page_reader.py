@@ -55,9 +55,18 @@ class PageReader:
             self._cache.save_page_body(ref, body)
         return body
 
-    def load_pages(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, list[Entry]]]:
-        """Several pages in order; those not cached are fetched ahead, side by side, and kept."""
-        for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page):
+    def load_pages(
+        self, refs: Sequence[PageRef], lost: dict[PageRef, str] | None = None
+    ) -> Iterator[tuple[PageRef, list[Entry]]]:
+        """Several pages in order; those not cached are fetched ahead, side by side, and kept.
+
+        Args:
+            lost: gets the pages that cannot be had, and why; the others still come.
+
+        Raises:
+            Damaged: without ``lost``: the bucket does not hold one of them.
+        """
+        for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page, lost):
             if is_fetched:
                 self._cache.save_page_body(ref, body)
             yield ref, parse_listed(ref, body)
@@ -72,26 +81,36 @@ class PageReader:
             yield ref, body
 
     def _page_bodies(
-        self, refs: Sequence[PageRef], get: Callable[[PageRef], bytes]
+        self,
+        refs: Sequence[PageRef],
+        get: Callable[[PageRef], bytes],
+        lost: dict[PageRef, str] | None = None,
     ) -> Iterator[tuple[PageRef, bytes, bool]]:
         """Page, body, and whether ``get`` brought it; only this thread asks the cache."""
         ahead: deque[tuple[PageRef, bytes | Future[bytes]]] = deque()
         waiting = 0
 
-        def take() -> tuple[PageRef, bytes, bool]:
+        def take() -> Iterator[tuple[PageRef, bytes, bool]]:
             ref, body = ahead.popleft()
-            return (ref, body, False) if isinstance(body, bytes) else (ref, body.result(), True)
+            try:
+                found = (ref, body, False) if isinstance(body, bytes) else (ref, body.result(), True)
+            except Damaged as error:
+                if lost is None:
+                    raise
+                lost[ref] = error.message
+            else:
+                yield found
 
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
             for ref in refs:
                 while ahead and (len(ahead) > 2 * self._jobs or waiting + ref.raw > MAX_AHEAD):
                     waiting -= ahead[0][0].raw
-                    yield take()
+                    yield from take()
                 cached = self._cache.load_page_body(ref.id)
                 ahead.append((ref, pool.submit(get, ref) if cached is None else cached))
                 waiting += ref.raw
             while ahead:
-                yield take()
+                yield from take()
 
     def _fetch_page(self, ref: PageRef) -> bytes:
         """The body, checked; read once more when it is not right, for what was damaged on its way."""
@@ -102,8 +121,15 @@ class PageReader:
 
     def _checked_page(self, ref: PageRef) -> bytes:
         body = self._get_page(ref)
-        with self._parsing:
-            parse_listed(ref, body)
+        try:
+            with self._parsing:
+                parse_listed(ref, body)
+        except FormatError as error:
+            key = page_key(ref.session, ref.id)
+            raise FormatError(
+                f"{key} at {self.store.location} is damaged: {error.message}",
+                "`manifest-sync verify` names the files that are affected",
+            ) from None
         return body
 
     def _get_page(self, ref: PageRef) -> bytes:

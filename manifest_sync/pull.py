@@ -17,6 +17,7 @@ from manifest_sync.model import Path, State
 from manifest_sync.plan import Verb
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
+from manifest_sync.upload import lost_packs, note_lost_packs
 from manifest_sync.workspace import Workspace
 
 MAX_PLANS = 3
@@ -54,6 +55,8 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
         if not hurt or plans == MAX_PLANS or (latest := observe.load_head(ws)).etag == head.etag:
             break
         head = latest
+    if hurt:
+        note_lost_packs(ws, [*lost_packs(ws), *(missing.key for missing in hurt.values())])
     dropped = ws.index.count_dropped(options.scope.ranges())
     if dropped:
         report.left["dropped"] = dropped

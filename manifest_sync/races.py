@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from manifest_sync import observe
 from manifest_sync.errors import Contended, Damaged
+from manifest_sync.lostpages import LostPages
 from manifest_sync.repository import Head, Raced
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
@@ -46,20 +47,18 @@ def until_published(ws: Workspace, head: Head, attempt: Callable[[Head], Head | 
     raise Contended(f"lost the race for the head {MAX_RACES} times; nothing of this run was published", lost)
 
 
-def load_reflected_head(ws: Workspace, scope: Scope) -> Head:
-    """The head of the bucket, and what it holds in ``scope`` brought into the index.
+def load_reflected_head(ws: Workspace, scope: Scope) -> tuple[Head, LostPages]:
+    """The head of the bucket, and what it holds in ``scope`` brought into the index; and the pages that are
+    missing or unreadable although the head that names them is still the head.
 
     Raises:
-        Damaged: a page is missing or unreadable although the head that names it is still the head.
+        Damaged: too many pages are.
     """
     head = observe.load_head(ws)
-    for looks in range(1, MAX_LOOKS + 1):
-        try:
-            observe.reflect(ws, head, scope)
+    lost = observe.reflect(ws, head, scope)
+    for _ in range(MAX_LOOKS):
+        if not lost or (latest := observe.load_head(ws)).etag == head.etag:
             break
-        except Damaged:
-            latest = observe.load_head(ws)
-            if latest.etag == head.etag or looks == MAX_LOOKS:
-                raise
-            head = latest
-    return head
+        head = latest
+        lost = observe.reflect(ws, head, scope)
+    return head, lost

@@ -17,10 +17,12 @@ def rebuild_index(ws: Workspace) -> RunReport:
     """Fill an empty index: read the head's pages, scan, hash what the bucket also has, and compare."""
     scope = Scope.everything()
     report = RunReport("rebuild-index", "full")
-    head = load_reflected_head(ws, scope)
+    head, lost = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
+    observed.lost = lost
     observe.hash_unread(ws, scope, observed)
-    ws.index.agree(scope.ranges())
+    observe.agree(ws, scope, observed)
+    report.damaged = lost.damages(scope.ranges())
     report.unchanged = ws.index.count_in_sync(scope.ranges())
     report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     report.skipped = sorted(observed.skipped.items())

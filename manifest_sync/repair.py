@@ -25,6 +25,7 @@ from manifest_sync.relocate import Hurt, Relocated, movable, relocate
 from manifest_sync.remake import ObjectMaker
 from manifest_sync.repository import Head
 from manifest_sync.stores.base import NotFound
+from manifest_sync.upload import note_lost_packs
 from manifest_sync.verify import Examined, examine
 from manifest_sync.workspace import Workspace
 
@@ -148,6 +149,8 @@ class _Repair:
         left = {damage.key for damage in report.left}
         report.repaired = [pair for pair in report.repaired if pair[0] not in left]
         report.unchecked = found.report.unchecked
+        if not report.dry_run:
+            note_lost_packs(self._ws, left)
         report.snapshot, report.sequence = found.report.snapshot, found.report.sequence
 
     def _write_objects(self, found: Examined, damaged: Sequence[Damage]) -> Hurt:

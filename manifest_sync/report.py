@@ -149,6 +149,8 @@ class StatusReport:
     cases: dict[str, list[Path]] = field(default_factory=dict)
     """Case name (``new_here``, ``changed_here``, ``conflict`` …) to its paths, in path order."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    """Where the bucket's list of files is lost: what differs there is not known."""
     unchanged: int = 0
     offline: bool = False
     snapshot: str = ""
@@ -175,6 +177,7 @@ class StatusReport:
             "command": "status",
             "cases": {name: [json_path(p) for p in paths] for name, paths in self.cases.items()},
             "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
+            "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
             "unchanged": self.unchanged,
             "drift": self.has_drift,
             "offline": self.offline,

@@ -25,6 +25,7 @@ from manifest_sync.errors import (
 )
 from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change, merge_pages
+from manifest_sync.model import Entry
 from manifest_sync.page_reader import PageReader
 from manifest_sync.pages import PageRef, encode_page
 from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Unknown
@@ -263,7 +264,7 @@ class Repository(PageReader):
         waiting: list[Future[None]] = []
         known = {page.id: page for page in expected.manifest.pages}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
-            for piece in merge_pages(expected.manifest.pages, changes, self.load_page):
+            for piece in merge_pages(expected.manifest.pages, changes, self._load_if_there):
                 if isinstance(piece, PageRef):
                     refs.append(piece)
                     continue
@@ -288,6 +289,12 @@ class Repository(PageReader):
             for future in waiting:
                 future.result()
         return tuple(refs)
+
+    def _load_if_there(self, ref: PageRef) -> list[Entry] | None:
+        try:
+            return self.load_page(ref)
+        except Damaged:
+            return None
 
     def _next_manifest(self, parent: Manifest, pages: tuple[PageRef, ...], commit: Commit) -> Manifest:
         ancestors = (*parent.ancestors, parent.snapshot)

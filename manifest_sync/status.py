@@ -7,6 +7,7 @@ from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import NoRepository
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
+from manifest_sync.lostpages import LostPages
 from manifest_sync.model import Path
 from manifest_sync.races import load_reflected_head
 from manifest_sync.report import Conflict, Side, StatusReport
@@ -27,6 +28,7 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
     """
     observe.check_root(ws)
     settle(ws)
+    lost = LostPages()
     if offline:
         head = observe.cached_head(ws)
         if head is None:
@@ -35,11 +37,13 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
                 "run `manifest-sync status` without --offline",
             )
     else:
-        head = load_reflected_head(ws, scope)
+        head, lost = load_reflected_head(ws, scope)
     observed = observe.scan(ws, scope)
+    observed.lost = lost
     observe.hash_unread(ws, scope, observed)
-    ws.index.agree(scope.ranges())
+    observe.agree(ws, scope, observed)
     report = StatusReport(
+        damaged=lost.damages(observe.scope_regions(scope)),
         offline=offline,
         snapshot=head.manifest.snapshot,
         sequence=head.manifest.sequence,

@@ -35,6 +35,8 @@ from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
 READ_TRIES = 3
 _BATCH_FILES = 2000
 _CACHED_PAGES = 8
+_LOST_PACKS = "lost packs"
+_MOST_LOST = 1000
 _TOO_LARGE = f"it is too large: a file can have {MAX_CHUNKS} chunks"
 
 
@@ -70,6 +72,7 @@ class _Uploader:
         self._packer = Packer(
             lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs
         )
+        self._lost = lost_packs(ws)
         self._drafts: deque[_Draft] = deque()
         self._big_slots: deque[Slot] = deque()
         self._resumed: list[Path] = []
@@ -188,7 +191,12 @@ class _Uploader:
             self._pages[page_id] = chunks
             if len(self._pages) > _CACHED_PAGES:
                 self._pages.popitem(last=False)
-        return chunks.get(chunk_id)
+        found = chunks.get(chunk_id)
+        if found is not None and self._lost:
+            pack = found.frame.pack
+            if fmt.pack_key(pack.session, pack.id) in self._lost:
+                return None
+        return found
 
     def _load_chunks(self, page: PageRef) -> dict[Hash, ChunkRef]:
         if self._ws.index.load_page_body(page.id) is None:
@@ -254,6 +262,17 @@ def upload(
     finally:
         skipped.update(uploader.skipped)
     return uploader.sent
+
+
+def lost_packs(ws: Workspace) -> frozenset[str]:
+    """Keys of packs that this machine has found lost or damaged: nothing new refers to them."""
+    return frozenset((ws.index.get_meta(_LOST_PACKS) or "").split())
+
+
+def note_lost_packs(ws: Workspace, keys: Iterable[str]) -> None:
+    """Remember which packs are lost or damaged, as far as is known now; some hundred at most."""
+    noted = sorted(key for key in set(keys) if key.startswith("packs/"))[:_MOST_LOST]
+    ws.index.set_meta(_LOST_PACKS, " ".join(noted) or None)
 
 
 def drop_collected(ws: Workspace, head: Head) -> None:

@@ -13,7 +13,7 @@ MAX_LINES = 400
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
     {"errors", "model", "pathrules", "report", "times", "findings", "bounded", "damage"},
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
-    {"pageuse", "packcheck", "wholefiles"},
+    {"pageuse", "packcheck", "wholefiles", "lostpages"},
     {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
     {"scope", "ownership"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking", "ownfiles"},

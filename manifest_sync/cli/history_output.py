@@ -14,6 +14,7 @@ from manifest_sync.cli.local_time import show_time
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.output import human_size, rfc3339, write_bytes
 from manifest_sync.cli.stream import shown_path, write_batches
+from manifest_sync.errors import ManifestSyncError
 from manifest_sync.history import LogRecord
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, Path, display, json_path
@@ -37,10 +38,16 @@ def print_entries(
         settings.json_begun = True
         head = {"command": "ls", "sequence": snapshot.sequence, "snapshot": snapshot.snapshot, "entries": []}
         write_bytes(json.dumps(head)[:-2].encode("ascii"))
-        write_batches(
-            (b", " if number else b"") + json.dumps(entry_json(entry)).encode("ascii")
-            for number, entry in enumerate(entries)
-        )
+        try:
+            write_batches(
+                (b", " if number else b"") + json.dumps(entry_json(entry)).encode("ascii")
+                for number, entry in enumerate(entries)
+            )
+        except ManifestSyncError as error:
+            # The object is begun: the error becomes a part of it.
+            told = {"error": error.code, "message": error.message, "hint": error.hint}
+            write_bytes(b"], " + json.dumps(told)[1:].encode("ascii") + b"\n")
+            raise
         write_bytes(b"]}\n")
         return
     write_batches(_details(entry, with_details) + shown_path(entry.path) + b"\n" for entry in entries)

@@ -33,6 +33,8 @@ def status(
         print_json(report.to_json())
     else:
         print_status(report, settings)
+    if report.damaged:
+        return 7
     if use_exit_code and report.has_drift:
         return 1
     return 3 if report.skipped else 0

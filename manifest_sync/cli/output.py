@@ -144,7 +144,7 @@ def print_run(report: RunReport, settings: Settings) -> None:
     if settings.json:
         print_json(report.to_json())
         return
-    problems = _damage_lines(report, settings) + _conflict_lines(report, settings)
+    problems = damage_lines(report.damaged, settings) + _conflict_lines(report, settings)
     problems += skipped_lines(report.skipped, settings)
     if settings.quiet:
         if problems:
@@ -236,12 +236,12 @@ def _ways(cases: Sequence[str], ways: dict[str, str]) -> str:
     return ", ".join(unique)
 
 
-def _damage_lines(report: RunReport, settings: Settings) -> list[str]:
-    if not report.damaged:
+def damage_lines(damaged: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:
+    """What the bucket does not hold although it should."""
+    if not damaged:
         return []
-    count = len(report.damaged)
-    lines = [f"{number(count)} file{plural(count)} hurt in the bucket:"]
-    lines += path_lines(report.damaged, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
+    lines = [f"hurt in the bucket, {number(len(damaged))}:"]
+    lines += path_lines(damaged, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
     return [*lines, "  `manifest-sync verify` names the damage and what repairs it"]
 
 

@@ -11,6 +11,7 @@ from manifest_sync.cli.output import (
     CASES,
     MOST_PATHS,
     RESOLVE,
+    damage_lines,
     human_size,
     number,
     path_lines,
@@ -41,7 +42,7 @@ def print_status(report: StatusReport, settings: Settings) -> None:
         lines += path_lines(paths, settings, lambda path: _with_sides(path, sides.get(path)))
     if conflict:
         lines.append(RESOLVE)
-    lines += skipped_lines(report.skipped, settings)
+    lines += damage_lines(report.damaged, settings) + skipped_lines(report.skipped, settings)
     if settings.quiet:
         print_lines(lines)
         return

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.output import write_bytes
+from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display
 
 _BATCH = 500
@@ -17,13 +18,17 @@ _IN_MEMORY = 1 << 20
 
 
 def write_batches(pieces: Iterable[bytes]) -> None:
-    """Pieces on stdout, some hundred with one write."""
+    """Pieces on stdout, some hundred with one write; those before an error come out too."""
     batch: list[bytes] = []
-    for piece in pieces:
-        batch.append(piece)
-        if len(batch) >= _BATCH:
-            write_bytes(b"".join(batch))
-            batch.clear()
+    try:
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) >= _BATCH:
+                write_bytes(b"".join(batch))
+                batch.clear()
+    except ManifestSyncError:
+        write_bytes(b"".join(batch))
+        raise
     write_bytes(b"".join(batch))
 
 
