@@ -117,7 +117,7 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     """
     observed.lost = lost = observe.reflect(ws, head, options.scope)
     if lost and ws.repository.load_head(head).etag != head.etag:
-        raise Damaged(next(iter(lost.pages.values())), "run the same command again")
+        raise Damaged(next(iter(lost.reasons.values())), "run the same command again")
     report.damaged = lost.damages(observe.scope_regions(options.scope))
     observe.hash_unread(ws, options.scope, observed)
     ranges = options.scope.ranges()

@@ -6,62 +6,71 @@ folder of something listed there, or lie in something listed there as a file.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from manifest_sync.model import Path, display
 from manifest_sync.pages import PageRef
 
 Range = tuple[bytes, bytes]
 """A half-open range of path bytes."""
+_NONE: Mapping[PageRef, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
 class LostPages:
-    """Some pages, and what is wrong with each."""
+    """Some pages of one head, and what is wrong with each."""
 
-    pages: Mapping[PageRef, str] = field(default_factory=dict)
+    def __init__(self, reasons: Mapping[PageRef, str] = _NONE) -> None:
+        self.reasons = reasons
+        self._pages = sorted(reasons, key=lambda page: page.first)
+        self._first = [page.first for page in self._pages]
+        self._last = [page.last for page in self._pages]
 
     def __bool__(self) -> bool:
-        return bool(self.pages)
+        return bool(self._pages)
 
     def hides(self, path: bytes) -> bool:
         """Whether what the head says of ``path``, or of what may clash with it, is not known."""
-        return any(_hides(page, path) for page in self.pages)
+        if self._at(path) or self._touch(path + b"/", path + b"0"):
+            return True
+        end = path.find(b"/")
+        while end >= 0:
+            page = self._at(path[:end])
+            # What has something below it in the page itself is a folder there, and no file.
+            below = path[: end + 1]
+            if page is not None and not page.first.startswith(below) and not page.last.startswith(below):
+                return True
+            end = path.find(b"/", end + 1)
+        return False
 
     def known(self, ranges: Iterable[Range]) -> list[Range]:
         """What is left of sorted, disjoint ranges without those of the pages."""
-        left = list(ranges)
-        for page in self.pages:
-            low, high = page.first, page.last + b"\x00"
-            left = [
-                piece
-                for start, end in left
-                for piece in ((start, min(end, low)), (max(start, high), end))
-                if piece[0] < piece[1]
-            ]
+        left: list[Range] = []
+        for low, high in ranges:
+            start = low
+            for page in self._touch(low, high):
+                if start < page.first:
+                    left.append((start, page.first))
+                start = max(start, page.last + b"\x00")
+            if start < high:
+                left.append((start, high))
         return left
 
     def damages(self, ranges: Iterable[Range]) -> list[tuple[Path, str]]:
         """What a report says of the pages that touch ``ranges``: the first path of each, and the reason."""
-        wanted = list(ranges)
+        found = {page.first: page for low, high in ranges for page in self._touch(low, high)}
         return [
-            (page.first, f"this and what follows up to {display(page.last)}, {page.files} in all: {what}")
-            for page, what in sorted(self.pages.items(), key=lambda item: item[0].first)
-            if any(low <= page.last and page.first < high for low, high in wanted)
+            (first, f"this and what follows up to {display(page.last)}, {page.files} in all: {what}")
+            for first, page in sorted(found.items())
+            for what in [self.reasons[page]]
         ]
 
+    def _at(self, path: bytes) -> PageRef | None:
+        """The page whose range holds a path."""
+        number = bisect_right(self._first, path) - 1
+        return self._pages[number] if number >= 0 and path <= self._last[number] else None
 
-def _hides(page: PageRef, path: bytes) -> bool:
-    if page.first <= path <= page.last or (path + b"/" <= page.last and page.first < path + b"0"):
-        return True
-    end = path.find(b"/")
-    while end >= 0:
-        folder = path[:end]
-        # What has something below it in the page itself is a folder there, and no file.
-        below = folder + b"/"
-        is_folder = page.first.startswith(below) or page.last.startswith(below)
-        if page.first <= folder <= page.last and not is_folder:
-            return True
-        end = path.find(b"/", end + 1)
-    return False
+    def _touch(self, low: bytes, high: bytes) -> list[PageRef]:
+        """The pages that a half-open range touches."""
+        return self._pages[bisect_left(self._last, low) : bisect_left(self._first, high)]

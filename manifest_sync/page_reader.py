@@ -17,6 +17,8 @@ from manifest_sync.stores.base import NotFound, Store
 
 MAX_AHEAD = 32 << 20
 """Plain bytes of the pages that are fetched ahead, unless it is a single one."""
+MAX_LOST = 1000
+"""Lost pages that are passed over; where more are lost, asking for each would only take time."""
 
 
 class PageCache(Protocol):
@@ -64,7 +66,7 @@ class PageReader:
             lost: gets the pages that cannot be had, and why; the others still come.
 
         Raises:
-            Damaged: without ``lost``: the bucket does not hold one of them.
+            Damaged: the bucket does not hold one of them, or with ``lost`` more than `MAX_LOST`.
         """
         for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page, lost):
             if is_fetched:
@@ -95,7 +97,7 @@ class PageReader:
             try:
                 found = (ref, body, False) if isinstance(body, bytes) else (ref, body.result(), True)
             except Damaged as error:
-                if lost is None:
+                if lost is None or len(lost) >= MAX_LOST:
                     raise
                 lost[ref] = error.message
             else:
