@@ -114,8 +114,8 @@ def fetch(store: Store, entries: Sequence[Entry], *, jobs: int, hurt: Hurt | Non
 
 
 class _Fetch:
-    """One `fetch`. Whatever is not there, or not what it should be, is asked for twice: an answer may be wrong,
-    and bytes may be damaged on their way."""
+    """One `fetch`. Whatever is not there, or not what it should be, is asked for twice: an answer may be
+    wrong, and bytes may be damaged on their way."""
 
     def __init__(self, store: Store, jobs: int, hurt: Hurt | None) -> None:
         self._store = store

@@ -7,9 +7,10 @@ the chain is picked up behind it by the ids that the head, the history blocks an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import decompress, has_checksum
@@ -20,6 +21,8 @@ from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head, Repository
 from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores.base import NotFound
+
+T = TypeVar("T")
 
 MISSING = "it is missing"
 
@@ -78,6 +81,15 @@ def survey(repository: Repository, head: Head, *, jobs: int) -> Survey:
     return _Surveyor(repository, head, jobs).run()
 
 
+def twice(look: Callable[[], T]) -> T:
+    """What ``look`` gives, asked again when it does not find what should be there: an answer may be wrong,
+    and bytes may be damaged on their way."""
+    try:
+        return look()
+    except (NotFound, FormatError):
+        return look()
+
+
 class _Surveyor:
     def __init__(self, repository: Repository, head: Head, jobs: int) -> None:
         self._repository = repository
@@ -124,14 +136,12 @@ class _Surveyor:
         spans = ((manifest.sequence, manifest.sequence),)
         what = ""
         try:
-            found = self._store.get(key, max_bytes=fmt.MAX_HEAD)
-            assert found is not None
-            copied = decompress(found.body, fmt.MAX_HEAD)
+            body, copied = twice(lambda: self._load_copy(key))
             if copied != self._head.body:
                 what = "it is not the copy of the head that it should be"
                 copy = fmt.parse_manifest(copied)
                 is_same = (copy.sequence, copy.snapshot) == (manifest.sequence, manifest.snapshot)
-                if is_same and has_checksum(found.body):
+                if is_same and has_checksum(body):
                     what = f"it is not what {key}, the copy of it, holds"
                     self._damage(Damage(Kind.HEAD, fmt.HEAD_KEY, what, spans, head=True))
                     return
@@ -152,9 +162,7 @@ class _Surveyor:
         while key:
             self._found.count(Kind.HISTORY)
             try:
-                found = self._store.get(key, max_bytes=fmt.MAX_HEAD)
-                assert found is not None
-                block, previous = fmt.parse_history(found.body, key)
+                block, previous = twice(lambda key=key: self._load_block(key))  # type: ignore[misc]
             except (NotFound, FormatError) as error:
                 what = MISSING if isinstance(error, NotFound) else error.message
                 self._damage(Damage(Kind.HISTORY, key, what))
@@ -240,24 +248,39 @@ class _Surveyor:
 
     def _load(self, sequence: int, id_: str) -> Manifest | Exception:
         try:
-            found = self._store.get(fmt.snapshot_key(sequence, id_), max_bytes=fmt.MAX_HEAD)
-            assert found is not None
-            manifest = fmt.parse_manifest(decompress(found.body, fmt.MAX_HEAD))
-            if (manifest.sequence, manifest.snapshot) != (sequence, id_):
-                return FormatError("it holds another snapshot")
-            if manifest.repository != self._manifest.repository:
-                return FormatError("it is of another repository")
+            return twice(lambda: self._load_snapshot(sequence, id_))
         except (NotFound, FormatError, UnknownFeature) as error:
             return error
+
+    def _load_snapshot(self, sequence: int, id_: str) -> Manifest:
+        manifest = fmt.parse_manifest(self._load_copy(fmt.snapshot_key(sequence, id_))[1])
+        if (manifest.sequence, manifest.snapshot) != (sequence, id_):
+            raise FormatError("it holds another snapshot")
+        if manifest.repository != self._manifest.repository:
+            raise FormatError("it is of another repository")
         return manifest
+
+    def _load_copy(self, key: str) -> tuple[bytes, bytes]:
+        """The stored and the plain bytes of a snapshot."""
+        found = self._store.get(key, max_bytes=fmt.MAX_HEAD)
+        assert found is not None
+        return found.body, decompress(found.body, fmt.MAX_HEAD)
+
+    def _load_block(self, key: str) -> tuple[tuple[str, ...], str]:
+        found = self._store.get(key, max_bytes=fmt.MAX_HEAD)
+        assert found is not None
+        return fmt.parse_history(found.body, key)
+
+    def _load_list(self, key: str, fence: int) -> tuple[str, ...]:
+        found = self._store.get(key, max_bytes=fmt.MAX_GC_LIST)
+        assert found is not None
+        return fmt.parse_gc_list(found.body, fence)
 
     def _check_collections(self) -> None:
         for fence, key in self._manifest.collections:
             self._found.count(Kind.COLLECTION)
             try:
-                found = self._store.get(key, max_bytes=fmt.MAX_GC_LIST)
-                assert found is not None
-                fmt.parse_gc_list(found.body, fence)
+                twice(lambda key=key, fence=fence: self._load_list(key, fence))  # type: ignore[misc]
             except NotFound:
                 self._damage(Damage(Kind.COLLECTION, key, MISSING))
             except FormatError as error:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import FormatError
 from manifest_sync.model import ChunkRef, PackRef
-from manifest_sync.pack import FOOTER_LENGTH, MAX_PACK, trailer_span
+from manifest_sync.pack import FOOTER_LENGTH, MAX_PACK, Trailer, trailer_span
 from manifest_sync.packcheck import check_pack, place, places
 from manifest_sync.report import Progress
 from manifest_sync.stores.base import NotFound, Store
-from manifest_sync.survey import MISSING
+from manifest_sync.survey import MISSING, twice
 from manifest_sync.wholefiles import WholeFile, WholeFiles
 
 MAX_AHEAD = 128 << 20
@@ -106,8 +106,7 @@ class PackReader:
         """Whether a pack is there after all and ends where it should, by its last bytes."""
         size = use.ref.size
         try:
-            footer = self._store.get_range(use.key, max(size - FOOTER_LENGTH, 0), min(size, FOOTER_LENGTH))
-            trailer_span(footer, size)
+            twice(lambda: self._check_footer(use))
         except NotFound:
             return PackRead(use, MISSING)
         except FormatError as error:
@@ -118,11 +117,14 @@ class PackReader:
             return PackRead(use)
         return PackRead(use, self._what(use))
 
+    def _check_footer(self, use: PackUse) -> None:
+        size = use.ref.size
+        footer = self._store.get_range(use.key, max(size - FOOTER_LENGTH, 0), min(size, FOOTER_LENGTH))
+        trailer_span(footer, size)
+
     def _what(self, use: PackUse) -> str:
         try:
-            found = self._store.get(use.key, max_bytes=MAX_PACK)
-            assert found is not None
-            check_pack(use.ref.id, use.ref.size, found.body)
+            twice(lambda: self._load_whole(use))
         except NotFound:
             return MISSING
         except FormatError as error:
@@ -161,15 +163,19 @@ class PackReader:
 
     def _read(self, use: PackUse) -> tuple[PackRead, bytes]:
         try:
-            found = self._store.get(use.key, max_bytes=MAX_PACK)
-            assert found is not None
-            trailer = check_pack(use.ref.id, use.ref.size, found.body)
+            body, trailer = twice(lambda: self._load_whole(use))
         except NotFound:
             return PackRead(use, MISSING), b""
         except FormatError as error:
             return PackRead(use, error.message), b""
         known = set(map(hash, places(trailer)))
-        return PackRead(use, disagrees=not known.issuperset(use.places)), found.body
+        return PackRead(use, disagrees=not known.issuperset(use.places)), body
+
+    def _load_whole(self, use: PackUse) -> tuple[bytes, Trailer]:
+        """The bytes of a pack, checked, and its tables."""
+        found = self._store.get(use.key, max_bytes=MAX_PACK)
+        assert found is not None
+        return found.body, check_pack(use.ref.id, use.ref.size, found.body)
 
     def finish(self, files: WholeFiles, packs: Sequence[PackUse], damaged: set[int]) -> None:
         """Read what is left of the files whose chunks do not lie in the order of the packs."""

@@ -12,7 +12,7 @@ from manifest_sync.model import Entry
 from manifest_sync.page_reader import PageCache, parse_listed
 from manifest_sync.pages import MAX_PAGE_RAW, PageRef
 from manifest_sync.stores.base import NotFound, Store
-from manifest_sync.survey import MISSING, PageUse
+from manifest_sync.survey import MISSING, PageUse, twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,15 @@ class LenientPages:
         except FormatError:
             return None
 
+    def _load(self, use: PageUse) -> list[Entry]:
+        found = self._store.get(use.key, max_bytes=MAX_PAGE_RAW)
+        assert found is not None
+        return parse_listed(use.ref, found.body)
+
     def _fetch(self, use: PageUse) -> list[Entry] | str:
         """The entries, or what is wrong with the object."""
         try:
-            found = self._store.get(use.key, max_bytes=MAX_PAGE_RAW)
-            assert found is not None
-            return parse_listed(use.ref, found.body)
+            return twice(lambda: self._load(use))
         except NotFound:
             return MISSING
         except FormatError as error:
