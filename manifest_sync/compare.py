@@ -21,6 +21,7 @@ from manifest_sync.difference import (
     version_here,
     version_of,
 )
+from manifest_sync.errors import Damaged
 from manifest_sync.history import History
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
