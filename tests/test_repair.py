@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -354,6 +355,7 @@ def test_a_collection_in_between_takes_nothing_that_is_needed(world: World) -> N
         world.laptop.store = store
         report = world.laptop.project().repair()
     assert collected
+    assert report.found == 1  # nothing that was published was lost again
     assert report.moved
     assert {bytes(f.path) for d in report.left for f in d.files if f.head} == {lost}
     assert set(collected).isdisjoint(world.bucket.keys("packs/"))
@@ -400,6 +402,21 @@ def test_a_repair_that_dies_anywhere_is_carried_on(made: World, tmp_path: Path) 
         assert {bytes(f.path) for d in report.left for f in d.files if f.head} == {b"exp3/04.json"}
         assert bucket_check.examine(bucket_check.folder(world.folder)).files == good
         shutil.rmtree(world.folder.parent)
+
+
+def test_nothing_is_published_upon_a_damaged_head(world: World) -> None:
+    """It would bury what the head should say; its copy still tells."""
+    (world.laptop.root / "exp3/04.json").unlink()
+    lost, page = world.pack_of(b"exp3/04.json"), world.bucket.keys("pages/")[0]
+    for key in (lost, page):
+        world.bucket.store.delete(key)
+    body = fmt.encode_manifest(replace(world.bucket.head().manifest, message="not what was published"))
+    world.bucket.store.put("manifest.json", body)
+    report = world.repair()
+    assert world.bucket.body("manifest.json") == body
+    assert {key for key, _ in report.repaired} == {page}
+    assert "damaged itself" in dict(report.tried)["manifest.json"]
+    assert report.exit_code == 7
 
 
 def test_without_a_head_there_is_nothing_to_repair_upon(world: World) -> None:

@@ -21,7 +21,7 @@ from manifest_sync.errors import ManifestSyncError, RolledBack, StoreUnavailable
 from manifest_sync.manifest import Pin
 from manifest_sync.model import Entry, FrameRef, PackRef
 from manifest_sync.repository import Commit
-from manifest_sync.stores.base import Listed, Object
+from manifest_sync.stores.base import Listed, NotFound, Object
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.stores.memory import MemoryStore
 from manifest_sync.stores.s3 import S3Store
@@ -32,6 +32,7 @@ from tests.machines import Machine
 from tests.servers import S3Server
 
 MIB = 1 << 20
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 KINDS = ("snapshots/", "pages/", "packs/", "gc/", "manifest.json")
 
 
@@ -125,6 +126,33 @@ def test_the_fast_look_lists_instead_of_reading(world: World) -> None:
     assert report.requests["LIST"] == 3
     # The head, each snapshot, each gc list, and the pages that are not kept here; no pack.
     assert report.requests["GET"] == 1 + snapshots + 1 + pages - cached
+
+
+@pytest.mark.parametrize("kind", ["pages/", "packs/"])
+def test_the_fast_look_sees_what_has_another_size(world: World, kind: str) -> None:
+    for key in world.bucket.keys(kind):
+        body = world.bucket.body(key)
+        for harmed in (body[:-1], body[:1], b"", body + b"\0"):
+            world.bucket.store.put(key, harmed)
+            assert [damage.key for damage in world.verify().damaged] == [key]
+        world.bucket.store.put(key, body)
+    assert world.verify().damaged == []
+
+
+def test_a_pack_that_is_not_the_one_it_is_called_is_seen_though_no_file_is_hurt(world: World) -> None:
+    """Some bits of a zstd frame can be flipped without a change of what it decodes to."""
+    key = max(world.bucket.keys("packs/"), key=lambda key: world.bucket.body(key)[:4] == ZSTD_MAGIC)
+    body = world.bucket.body(key)
+    content = world.bucket.content()
+    for position in range(4, 12):
+        for bit in range(8):
+            flipped = body[:position] + bytes([body[position] ^ 1 << bit]) + body[position + 1 :]
+            world.bucket.store.put(key, flipped)
+            if not world.bucket.hurt(content):
+                report = world.verify(read_data=True)
+                assert [(d.key, d.files, d.head) for d in report.damaged] == [(key, (), False)]
+                return
+    pytest.fail("no such bit was found")
 
 
 @pytest.mark.parametrize("how", HARMS)
@@ -263,8 +291,8 @@ def _same_content(one: bytes, other: bytes) -> bool:
 
 
 def test_a_head_that_is_not_its_copy_is_damaged(world: World) -> None:
-    body = world.bucket.body("manifest.json")
-    world.bucket.store.put("manifest.json", body.replace(b'"writer": "0', b'"writer": "1'))
+    body = fmt.encode_manifest(replace(world.bucket.head().manifest, message="not what was published"))
+    world.bucket.store.put("manifest.json", body)
     report = world.verify()
     assert [(d.key, d.head) for d in report.damaged] == [("manifest.json", True)]
     assert "doctor" in report.damaged[0].repair
@@ -331,6 +359,31 @@ class Lying(DirectoryStore):
 def test_a_wrong_listing_is_no_damage(world: World, lie: str) -> None:
     world.machine.store = Lying(str(world.folder), lie)
     assert world.verify().damaged == []
+
+
+class Forgetful(DirectoryStore):
+    """Says once of every object that it is not there, or gives it with a flipped bit."""
+
+    def __init__(self, path: str, *, flips: bool) -> None:
+        super().__init__(path)
+        self.flips = flips
+        self.asked: set[str] = set()
+
+    def get(self, key: str, *, unless_etag: str | None = None, max_bytes: int) -> Object | None:
+        found = super().get(key, unless_etag=unless_etag, max_bytes=max_bytes)
+        if found is None or key == "manifest.json" or key in self.asked:
+            return found
+        self.asked.add(key)
+        if not self.flips:
+            raise NotFound(key)
+        return Object(found.body[:-1] + bytes([found.body[-1] ^ 1]), found.etag)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_one_wrong_answer_is_no_damage(world: World, flips: bool) -> None:
+    world.machine.store = store = Forgetful(str(world.folder), flips=flips)
+    assert world.verify(read_data=True).damaged == []
+    assert {key.partition("/")[0] for key in store.asked} == {"snapshots", "pages", "packs", "gc"}
 
 
 def test_a_listing_that_fails_is_an_error_and_no_damage(world: World) -> None:
@@ -455,15 +508,23 @@ def test_files_of_many_packs_are_hashed_as_a_whole(tmp_path: Path) -> None:
     machine.push()
     # Stored already in parts, so that its chunks do not lie in the order of the packs.
     machine.write("exp/again.bin", (machine.root / "exp/huge.bin").read_bytes()[::1] + b"end" * 300_000)
-    machine.write("exp/0.bin", os.urandom(3 * MIB) + (machine.root / "exp/huge.bin").read_bytes())
+    huge = (machine.root / "exp/huge.bin").read_bytes()
+    machine.write("exp/0.bin", os.urandom(3 * MIB) + huge)
+    machine.write("exp/late.bin", huge[20 * MIB :] + huge[: 20 * MIB])
     machine.push()
     world = World(machine, tmp_path / "bucket")
     report = world.verify(read_data=True)
     assert (report.damaged, report.checked["pack"] >= 4) == ([], True)
-    _swap_chunks(world, b"exp/0.bin")
-    report = world.verify(read_data=True)
-    assert [[bytes(f.path) for f in d.files] for d in report.damaged] == [[b"exp/0.bin"]]
-    assert "make up" in report.damaged[0].what
+    late = world.bucket.content()[2, b"exp/late.bin"][1]
+    first = world.bucket.content()[2, b"exp/huge.bin"][1].chunks[0].frame.pack
+    packs = [chunk.frame.pack for chunk in late.chunks]
+    assert packs.index(first) > 0  # a pack that goes by before the one that its first chunk lies in
+    for path in (b"exp/0.bin", b"exp/late.bin"):
+        _swap_chunks(world, path)
+        report = world.verify(read_data=True)
+        assert path in {bytes(f.path) for d in report.damaged for f in d.files if f.head}
+        assert "make up" in report.damaged[0].what
+    assert {bytes(f.path) for d in report.damaged for f in d.files} == {b"exp/0.bin", b"exp/late.bin"}
 
 
 def _swap_chunks(world: World, path: bytes) -> None:
