@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.difference import (
     Difference,
     Range,
@@ -27,10 +27,10 @@ from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, Stat, State, file_state
-from manifest_sync.observe import Observed
 from manifest_sync.pages import PageRef
 from manifest_sync.races import load_reflected_head
 from manifest_sync.scope import Scope
+from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished
 
@@ -82,7 +82,7 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
         raise Damaged(next(iter(lost.reasons.values())), "`manifest-sync verify` says what repairs it")
     history = History(ws.repository, head, ws.jobs, ws.now())
     manifest = history.at(text)
-    observed = observe.scan(ws, scope)
+    observed = statcache.scan(ws, scope)
     look = _Look(ws, head.manifest, manifest, scope, observed)
 
     def differences() -> Iterator[Difference]:
@@ -181,7 +181,7 @@ class _Look:
             return None
         self._ws.progress.advance("hash", files=1, bytes_=stat.size)
         state = file_state(digest, stat)
-        self._hashed.append((row.path, stat, state, observe.trust(self._ws, stat, self._observed.clock)))
+        self._hashed.append((row.path, stat, state, statcache.trust(self._ws, stat, self._observed.clock)))
         if len(self._hashed) >= _HASH_BATCH:
             self._ws.index.put_local(self._hashed)
             self._hashed = []

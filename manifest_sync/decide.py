@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.config import Config
 from manifest_sync.diff import Case
 from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
 from manifest_sync.model import Entry, Path, State, display
-from manifest_sync.observe import Observed
 from manifest_sync.plan import (
     Policy,
     Summary,
@@ -25,6 +24,7 @@ from manifest_sync.plan import (
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
 
 
@@ -96,7 +96,7 @@ class Decision:
         """Whether something else is there; the very copy may be, from a run that was killed."""
         if self.ws.worktree.lstat(path) is None:
             return self.ws.index.row(path) is not None
-        return observe.read_state(self.ws, path) != state
+        return statcache.read_state(self.ws, path) != state
 
     def lines(self) -> list[str]:
         """The plan as stable lines, one an action."""
@@ -119,7 +119,7 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     if lost and ws.repository.load_head(head).etag != head.etag:
         raise Damaged(next(iter(lost.reasons.values())), "run the same command again")
     report.damaged = lost.damages(observe.scope_regions(options.scope))
-    observe.hash_unread(ws, options.scope, observed)
+    statcache.hash_unread(ws, options.scope, observed)
     ranges = options.scope.ranges()
     if not options.dry_run:
         observe.agree(ws, options.scope, observed)

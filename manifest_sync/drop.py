@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from manifest_sync import manifest as fmt
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.diff import Case, classify
 from manifest_sync.errors import UsageError
 from manifest_sync.index import Row
@@ -40,9 +40,9 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
     observe.check_root(ws)
     settle(ws)
     head, lost = load_reflected_head(ws, scope)
-    observed = observe.scan(ws, scope)
+    observed = statcache.scan(ws, scope)
     observed.lost = lost
-    observe.hash_unread(ws, scope, observed)
+    statcache.hash_unread(ws, scope, observed)
     observe.agree(ws, scope, observed)
     for row in observe.iter_rows(ws, scope, observed):
         if row.local is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
-from manifest_sync import observe
+from manifest_sync import statcache
 from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
 from manifest_sync.fetch import Hurt, MissingContent, fetch
 from manifest_sync.index import Row
@@ -190,7 +190,7 @@ class Landing:
         what is there, so that a pull is not followed by reading everything."""
         if self._wrote:
             self.ws.worktree.tick()
-            observe.scan(self.ws, scope, confirm=True)
+            statcache.scan(self.ws, scope, confirm=True)
 
     def _note(self, steps: Sequence[Step]) -> tuple[RunWriter, int]:
         if self._writer is None:
@@ -253,7 +253,7 @@ def settle(ws: Workspace) -> None:
     trash = ws.worktree.trash()
     try:
         for number, step in trash.steps(run, int(first)):
-            found = observe.read_state(ws, step.path)
+            found = statcache.read_state(ws, step.path)
             if found == step.after:
                 done.append((step.path, step.base_after))
             elif found is not None:

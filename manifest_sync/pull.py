@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.errors import Damaged
 from manifest_sync.fetch import Hurt, damaged_files
@@ -36,7 +36,7 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     observe.check_root(ws)
     settle(ws)
     head = observe.load_head(ws)
-    observed = observe.scan(ws, options.scope, checksum=options.checksum)
+    observed = statcache.scan(ws, options.scope, checksum=options.checksum)
     hurt: Hurt = {}
     for plans in range(1, MAX_PLANS + 1):
         hurt = {}
@@ -98,7 +98,7 @@ def _keep_both(decision: Decision, head: Head, landing: Landing) -> list[tuple[R
     def copies() -> Iterator[Wanted]:
         for row, entry in decision.copies(head):
             kept.append((row, entry.path))
-            if observe.read_state(decision.ws, entry.path) == entry.state:
+            if statcache.read_state(decision.ws, entry.path) == entry.state:
                 continue  # a run that was killed had brought it
             yield Row(entry.path, *NOWHERE), entry
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifest_sync import manifest as fmt
-from manifest_sync import observe, records
+from manifest_sync import observe, records, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.landing import settle
 from manifest_sync.merge import Change
@@ -33,7 +33,7 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     observe.check_root(ws)
     settle(ws)
     head = observe.load_head(ws)
-    observed = observe.scan(ws, options.scope, checksum=options.checksum)
+    observed = statcache.scan(ws, options.scope, checksum=options.checksum)
 
     def attempt(current: Head) -> Head | Raced:
         decision = decide(ws, current, options, observed, report)

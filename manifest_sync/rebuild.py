@@ -6,7 +6,7 @@ differs shows up as new on one side or as a conflict, never as a deletion (P11).
 
 from __future__ import annotations
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.races import load_reflected_head
 from manifest_sync.report import RunReport
 from manifest_sync.scope import Scope
@@ -18,9 +18,9 @@ def rebuild_index(ws: Workspace) -> RunReport:
     scope = Scope.everything()
     report = RunReport("rebuild-index", "full")
     head, lost = load_reflected_head(ws, scope)
-    observed = observe.scan(ws, scope)
+    observed = statcache.scan(ws, scope)
     observed.lost = lost
-    observe.hash_unread(ws, scope, observed)
+    statcache.hash_unread(ws, scope, observed)
     observe.agree(ws, scope, observed)
     report.damaged = lost.damages(scope.ranges())
     report.unchanged = ws.index.count_in_sync(scope.ranges())

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.errors import UsageError
 from manifest_sync.fetch import damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, display, file_state, is_below
-from manifest_sync.observe import Observed
 from manifest_sync.plan import check_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.scope import Scope
+from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished
 
@@ -94,7 +94,7 @@ class _Rewind:
         ws, report = self._ws, self._report
         observe.check_root(ws)
         settle(ws)
-        self._observed = observe.scan(ws, self._scope)
+        self._observed = statcache.scan(ws, self._scope)
         if not must_have:
             # Only naming them brings them back.
             self._dropped = frozenset(ws.index.iter_dropped(self._scope.ranges()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import NoRepository
 from manifest_sync.index import NOWHERE, Row
@@ -38,9 +38,9 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
             )
     else:
         head, lost = load_reflected_head(ws, scope)
-    observed = observe.scan(ws, scope)
+    observed = statcache.scan(ws, scope)
     observed.lost = lost
-    observe.hash_unread(ws, scope, observed)
+    statcache.hash_unread(ws, scope, observed)
     observe.agree(ws, scope, observed)
     report = StatusReport(
         damaged=lost.damages(observe.scope_regions(scope)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.fetch import damaged_files
 from manifest_sync.index import Row
 from manifest_sync.landing import Landing, Wanted, settle
@@ -143,7 +143,7 @@ def _look(ws: Workspace, path: Path) -> Row:
     ):
         local = known.local
     else:
-        local = observe.read_state(ws, path)
+        local = statcache.read_state(ws, path)
     return Row(path, stat, 0, local, known.base if known else None, known.remote if known else None)
 
 

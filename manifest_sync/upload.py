@@ -24,11 +24,11 @@ from manifest_sync.model import (
     file_state,
     make_state,
 )
-from manifest_sync.observe import trust
 from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
 from manifest_sync.pages import MAX_CHUNKS, PageRef
 from manifest_sync.repository import Head
+from manifest_sync.statcache import trust
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from manifest_sync import manifest as fmt
-from manifest_sync import observe
+from manifest_sync import observe, statcache
 from manifest_sync.canonical import decompress
 from manifest_sync.damage import Damage, HurtFile, Kind, Ranges, VerifyReport, make_ranges
 from manifest_sync.errors import (
@@ -98,7 +98,7 @@ def verify_local(ws: Workspace) -> VerifyReport:
     scope = Scope.everything()
     observe.check_root(ws)
     with ws.index.rolled_back():
-        observed = observe.scan(ws, scope, checksum=True)
+        observed = statcache.scan(ws, scope, checksum=True)
         report.files = ws.index.totals()[0]
     report.missed = observed.missed
     report.skipped = sorted(observed.skipped.items())

@@ -15,7 +15,7 @@ from manifest_sync.stores.base import Listed, Object, Store, Unknown
 T = TypeVar("T")
 
 Method = Literal["get", "get_range", "put", "put_if", "list", "delete"]
-Kind = Literal["before", "after_lost_reply", "crash"]
+Kind = Literal["before", "after_lost_reply", "crash", "crash_after"]
 
 
 class Crash(BaseException):
@@ -26,7 +26,7 @@ class Crash(BaseException):
 class Fault:
     """Strikes once, at the call after ``after`` matching ones."""
 
-    method: Method
+    method: Method | Literal["any"]
     after: int
     kind: Kind
     key_prefix: str
@@ -39,7 +39,8 @@ class FaultyStore:
 
     ``before``: the request never arrives. ``after_lost_reply``: it takes effect and the answer is lost.
     Both raise what a real store raises: `Unknown` from ``put_if``, ``StoreUnavailable`` from the rest.
-    ``crash``: this call and every later one raise `Crash` without effect, as if the process had died.
+    ``crash``: this call and every later one raise `Crash` without effect, as if the process had died;
+    with ``crash_after`` this call takes effect first.
 
     As a context manager it fails the test when a planned fault never fired: such a test proves nothing.
     """
@@ -52,7 +53,9 @@ class FaultyStore:
         self._lock = threading.Lock()
         self._dead = False
 
-    def add_fault(self, method: Method, *, after: int = 0, kind: Kind, key_prefix: str = "") -> Fault:
+    def add_fault(
+        self, method: Method | Literal["any"], *, after: int = 0, kind: Kind, key_prefix: str = ""
+    ) -> Fault:
         """Plan a fault for the call number ``after`` (from 0) of ``method`` on a key with ``key_prefix``."""
         fault = Fault(method, after, kind, key_prefix)
         self.faults.append(fault)
@@ -109,8 +112,10 @@ class FaultyStore:
             raise Crash(f"{method} {key}")
         if kind is None:
             return call()
-        if kind == "after_lost_reply":
+        if kind in ("after_lost_reply", "crash_after"):
             call()
+        if kind == "crash_after":
+            raise Crash(f"{method} {key}")
         error = StoreUnavailable(f"planned fault ({kind}) at {method} {key}")
         raise Unknown(key, error) if method == "put_if" else error
 
@@ -121,11 +126,11 @@ class FaultyStore:
             self.calls.append((method, key))
             due: Kind | None = None
             for fault in self.faults:
-                if fault.fired or fault.method != method or not key.startswith(fault.key_prefix):
+                if fault.fired or fault.method not in ("any", method) or not key.startswith(fault.key_prefix):
                     continue
                 fault.seen += 1
                 if due is None and fault.seen > fault.after:
                     fault.fired = True
                     due = fault.kind
-            self._dead = due == "crash"
+            self._dead = due in ("crash", "crash_after")
             return due

@@ -19,13 +19,13 @@ from manifest_sync import (
     fetch,
     gc,
     index,
-    observe,
     pack,
     page_reader,
     plan,
     push,
     report,
     repository,
+    statcache,
     upload,
 )
 from manifest_sync.canonical import decompress
@@ -167,7 +167,7 @@ def _record_base_before_the_swap() -> None:
 
 
 def _ignore_the_racy_rule() -> None:
-    for module in (observe, upload):
+    for module in (statcache, upload):
         setattr(module, "trust", lambda ws, stat, clock: 1)  # noqa: B010
 
 
@@ -176,7 +176,7 @@ def _take_unseen_for_deleted() -> None:
         ws.index.forget_local_below(folder)
         ws.index.drop_folders_below(folder)
 
-    setattr(observe, "_forget_folder", forget)  # noqa: B010
+    setattr(statcache, "_forget_folder", forget)  # noqa: B010
 
 
 def _overwrite_conflicts() -> None:
@@ -204,7 +204,7 @@ def _settle_without_looking() -> None:
         return expected.get(path)
 
     trash.Trash.steps = steps  # type: ignore[method-assign]
-    observe.read_state = read_state
+    statcache.read_state = read_state
 
 
 def _drop_without_a_mark() -> None:

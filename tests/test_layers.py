@@ -22,6 +22,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"snapshots", "lineage", "whole"},
     {"trace", "survey"},
     {"workspace"},
+    {"statcache"},
     {"observe", "fetch", "probe", "localchunks", "packbuild", "verify_pages", "verify_packs"},
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "restore", "extract", "repack"},
