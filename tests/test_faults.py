@@ -7,6 +7,7 @@ is lost here or there; and the same command, run again when all is well, does th
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -106,7 +107,7 @@ class Stage:
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two swaps whose outcome is unknown, and after a lost race."""
-    at_once = SimpleNamespace(sleep=lambda _: None)
+    at_once = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("manifest_sync.repository.time", at_once)
     monkeypatch.setattr("manifest_sync.project_folder.time", at_once)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,5 +81,8 @@ def test_what_is_missing_while_the_head_stays_is_damage(fast_path: Path, name: s
     for key in keys(place.bucket):
         if key.startswith("pages/"):
             (place.bucket / key).unlink()
-    with pytest.raises(Damaged, match="missing"):
-        READERS[name](place.laptop)
+    try:
+        report: Any = READERS[name](place.laptop)
+    except Damaged:
+        return
+    assert report.damaged
