@@ -299,7 +299,8 @@ class Worktree:
         try:
             return self._replacer().replace(name, path, expected=expected, keep_as=keep_as)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            # Renamed away by now; where it is not, the next run clears staging.
+            with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=folder)
 
     def put_back(
