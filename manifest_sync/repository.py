@@ -24,7 +24,7 @@ from manifest_sync.errors import (
     WrongRepository,
 )
 from manifest_sync.manifest import Manifest
-from manifest_sync.merge import Change, merge_pages
+from manifest_sync.merge import Change, check_folders, merge_pages
 from manifest_sync.model import Entry
 from manifest_sync.page_reader import PageReader
 from manifest_sync.pages import PageRef, encode_page
@@ -264,7 +264,8 @@ class Repository(PageReader):
         waiting: list[Future[None]] = []
         known = {page.id: page for page in expected.manifest.pages}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
-            for piece in merge_pages(expected.manifest.pages, changes, self._load_if_there):
+            merged = merge_pages(expected.manifest.pages, changes, self._load_if_there)
+            for piece in check_folders(merged, self._load_if_there):
                 if isinstance(piece, PageRef):
                     refs.append(piece)
                     continue
