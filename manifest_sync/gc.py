@@ -23,7 +23,7 @@ from manifest_sync.errors import Damaged, StoreUnavailable
 from manifest_sync.manifest import Manifest
 from manifest_sync.races import until_published
 from manifest_sync.repack import repack
-from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.repository import Head, Raced
 from manifest_sync.retention import Member, Retention
 from manifest_sync.stores.base import Listed
 from manifest_sync.times import rfc3339
@@ -241,15 +241,7 @@ class _Collection:
                 stored_bytes=reachable.stored_bytes,
             )
 
-        commit = Commit(
-            snapshot=ws.new_id(),
-            session=fmt.new_session(fence, ws.random_bytes(16)),
-            time=ws.timestamp(),
-            machine=ws.machine,
-            host=ws.host,
-            message=f"gc: {len(keys)} objects",
-            writer=ws.version,
-        )
+        commit = ws.commit(ws.new_session(fence), f"gc: {len(keys)} objects")
         outcome = ws.repository.publish(head, (), commit, revise=revise)
         if isinstance(outcome, Raced):
             # No head names this list, and none will: it must not be taken for that of a collection.

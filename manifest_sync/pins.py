@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from manifest_sync import manifest as fmt
 from manifest_sync import observe
 from manifest_sync.errors import UsageError
 from manifest_sync.manifest import Manifest, Pin
 from manifest_sync.races import until_published
-from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.repository import Head, Raced
 from manifest_sync.snapshots import HEAD_WORDS, Snapshots
 from manifest_sync.workspace import Workspace
 
@@ -136,15 +135,7 @@ def _publish(
         report.changed = pins != current.manifest.pins
         if not report.changed:
             return current
-        commit = Commit(
-            snapshot=ws.new_id(),
-            session=fmt.new_session(current.manifest.fence, ws.random_bytes(16)),
-            time=ws.timestamp(),
-            machine=ws.machine,
-            host=ws.host,
-            message=message,
-            writer=ws.version,
-        )
+        commit = ws.commit(ws.new_session(current.manifest.fence), message)
 
         def set_pins(manifest: Manifest) -> Manifest:
             return replace(manifest, pins=pins)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from manifest_sync import manifest as fmt
 from manifest_sync import observe, records, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.landing import settle
@@ -15,9 +14,9 @@ from manifest_sync.merge import Change
 from manifest_sync.plan import Verb
 from manifest_sync.races import until_published
 from manifest_sync.report import RunReport
-from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.repository import Head, Raced
 from manifest_sync.scope import Scope
-from manifest_sync.upload import Sent, drop_collected, upload
+from manifest_sync.upload import drop_collected, upload
 from manifest_sync.workspace import Workspace
 
 
@@ -50,7 +49,7 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
 
 def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head | Raced:
     ws, observed = decision.ws, decision.observed
-    session = fmt.new_session(head.manifest.fence, ws.random_bytes(16))
+    session = ws.new_session(head.manifest.fence)
     ws.index.plan_reset()
     drop_collected(ws, head)
     ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.UPLOAD, 0))
@@ -77,7 +76,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     outcome = ws.repository.publish(
         head,
         _changes(ws),
-        _commit(ws, decision.options, session, sent),
+        ws.commit(session, decision.options.message, sent.stored_bytes),
         lambda manifest: _note_attempt(ws, manifest.snapshot),
     )
     if isinstance(outcome, Head):
@@ -96,19 +95,6 @@ def _note_attempt(ws: Workspace, snapshot: str) -> None:
 def _changes(ws: Workspace) -> Iterator[Change]:
     for path, _, data in ws.index.iter_planned():
         yield path, None if data is None else records.parse_entry(path, data)
-
-
-def _commit(ws: Workspace, options: RunOptions, session: str, sent: Sent) -> Commit:
-    return Commit(
-        snapshot=ws.new_id(),
-        session=session,
-        time=ws.timestamp(),
-        machine=ws.machine,
-        host=ws.host,
-        message=options.message,
-        writer=ws.version,
-        stored_bytes=sent.stored_bytes,
-    )
 
 
 def _record(ws: Workspace, head: Head, scope: Scope) -> None:

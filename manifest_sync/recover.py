@@ -27,7 +27,7 @@ from manifest_sync.errors import (
 )
 from manifest_sync.lineage import SEQUENCE_GAP, Lineage, load_lineage
 from manifest_sync.manifest import Manifest
-from manifest_sync.repository import Commit, Head, parse_head
+from manifest_sync.repository import Head, parse_head
 from manifest_sync.snapshots import Snapshots
 from manifest_sync.stores.base import NotFound, Object
 from manifest_sync.whole import Loss, Shelf
@@ -292,14 +292,9 @@ def _publish(ws: Workspace, lineage: Lineage, shelf: Shelf, chosen: Manifest, da
             pins=tuple(pin for pin in manifest.pins if pin.snapshot not in shelf.collected),
         )
 
-    commit = Commit(
-        snapshot=ws.new_id(),
-        session=fmt.new_session(fence, ws.random_bytes(16)),
-        time=ws.timestamp(),
-        machine=ws.machine,
-        host=ws.host,
-        message=f"head restored from snapshot {chosen.snapshot[:12]} (sequence {chosen.sequence})",
-        writer=ws.version,
+    commit = ws.commit(
+        ws.new_session(fence),
+        f"head restored from snapshot {chosen.snapshot[:12]} (sequence {chosen.sequence})",
     )
     head = repository.restore(chosen, commit, above, damaged.etag if damaged else None)
     if head is None:

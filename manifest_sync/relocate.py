@@ -18,7 +18,7 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change
 from manifest_sync.model import ChunkRef, Entry, Hash, Path
 from manifest_sync.packer import Packer, Slot
-from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.repository import Head, Raced
 from manifest_sync.upload import drop_collected
 from manifest_sync.workspace import Workspace
 
@@ -59,16 +59,7 @@ def relocate(
     changes = list(mover.iter_changes())
     if not changes and revise(head.manifest) == head.manifest:
         return head
-    commit = Commit(
-        snapshot=ws.new_id(),
-        session=mover.session,
-        time=ws.timestamp(),
-        machine=ws.machine,
-        host=ws.host,
-        message=message or "push --repair",
-        writer=ws.version,
-        stored_bytes=mover.packer.stored_bytes,
-    )
+    commit = ws.commit(mover.session, message or "push --repair", mover.packer.stored_bytes)
     outcome = ws.repository.publish(head, changes, commit, revise=revise)
     if isinstance(outcome, Head):
         done.paths = [path for path, _ in changes]
@@ -108,7 +99,7 @@ class _Mover:
         self._fence = head.manifest.fence
         self._bad = {chunk.frame.pack for chunk in hurt}
         self._slots: deque[Slot] = deque()
-        self.session = fmt.new_session(self._fence, ws.random_bytes(16))
+        self.session = ws.new_session(self._fence)
         store, session = ws.repository.store, self.session
         self.packer = Packer(
             lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs

@@ -17,7 +17,7 @@ from manifest_sync.fetch import MissingContent, fetch
 from manifest_sync.merge import Change
 from manifest_sync.model import ChunkRef, Entry, Hash, PackRef
 from manifest_sync.packer import Packer, Slot
-from manifest_sync.repository import Commit, Head, Raced
+from manifest_sync.repository import Head, Raced
 from manifest_sync.retention import REPACK_MESSAGE
 from manifest_sync.trace import Tracer, Wasteful
 from manifest_sync.upload import drop_collected
@@ -51,16 +51,7 @@ def repack(ws: Workspace, head: Head, tracer: Tracer, victims: Sequence[Wasteful
         raise missing.as_damage(ws.repository.store.location) from None
     finally:
         mover.close()
-    commit = Commit(
-        snapshot=ws.new_id(),
-        session=mover.session,
-        time=ws.timestamp(),
-        machine=ws.machine,
-        host=ws.host,
-        message=REPACK_MESSAGE,
-        writer=ws.version,
-        stored_bytes=mover.packer.stored_bytes,
-    )
+    commit = ws.commit(mover.session, REPACK_MESSAGE, mover.packer.stored_bytes)
     outcome = ws.repository.publish(head, mover.iter_changes(), commit)
     if isinstance(outcome, Head):
         with ws.index.transaction():
@@ -77,7 +68,7 @@ class _Mover:
         self._pages = [
             page for page in head.manifest.pages if not victims.isdisjoint(tracer.packs_of([page]))
         ]
-        self.session = fmt.new_session(self._fence, ws.random_bytes(16))
+        self.session = ws.new_session(self._fence)
         store, session = ws.repository.store, self.session
         self.packer = Packer(
             lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs

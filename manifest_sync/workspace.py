@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from manifest_sync import manifest as fmt
 from manifest_sync.index import Index
 from manifest_sync.model import Writer
 from manifest_sync.ownership import Ownership
 from manifest_sync.report import Progress
-from manifest_sync.repository import Repository
+from manifest_sync.repository import Commit, Repository
 from manifest_sync.times import rfc3339
 from manifest_sync.worktree import Worktree
 
@@ -47,6 +48,28 @@ class Workspace:
     def new_id(self) -> str:
         """128 random bits in hexadecimal."""
         return self.random_bytes(16).hex()
+
+    def new_session(self, fence: int) -> str:
+        """A session that no push had before, begun at the head's ``fence``."""
+        return fmt.new_session(fence, self.random_bytes(16))
+
+    def commit(self, session: str, message: str, stored_bytes: int = 0) -> Commit:
+        """What this machine adds to a head that it publishes now, under a new snapshot id.
+
+        Args:
+            session: where the objects of the publish are.
+            stored_bytes: how many bytes of packs it sent.
+        """
+        return Commit(
+            snapshot=self.new_id(),
+            session=session,
+            time=self.timestamp(),
+            machine=self.machine,
+            host=self.host,
+            message=message,
+            writer=self.version,
+            stored_bytes=stored_bytes,
+        )
 
     def jitter(self, ceiling: float) -> float:
         """A uniformly random number of seconds below ``ceiling`` (full jitter)."""
