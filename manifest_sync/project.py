@@ -14,7 +14,7 @@ from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import UsageError
 from manifest_sync.observe import load_head
 from manifest_sync.project_care import ProjectCare
-from manifest_sync.report import Progress, RunReport, StatusReport
+from manifest_sync.report import Progress, RunReport, StatusReport, SyncReport
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.workspace import Workspace
 
@@ -89,6 +89,24 @@ class Project(ProjectCare):
         from manifest_sync.pull import pull
 
         return self._run("pull", pull, mode or self.config.pull, options)
+
+    def sync(self, *, checksum: bool = False, message: str = "", **options: Any) -> SyncReport:
+        """Bring what is new and changed in the bucket, then send what is new and changed here; nothing is
+        deleted on either side. See `decide.run_options` for the options of scope, and ``dry_run``.
+
+        Args:
+            checksum: read every local file again.
+            message: recorded with the snapshot.
+        """
+        from manifest_sync.pull import pull
+        from manifest_sync.push import push
+
+        bring, groups = run_options("pull", "copy", self.config, checksum=checksum, **options)
+        send, _ = run_options("push", "copy", self.config, message=message, **options)
+        with self.workspace(groups) as ws:
+            pulled = self._timed(ws, lambda: pull(ws, bring))
+            pushed = self._timed(ws, lambda: push(ws, send))
+        return SyncReport(pulled, pushed)
 
     def pull_at(
         self,

@@ -8,6 +8,7 @@ import secrets
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, tzinfo
@@ -74,6 +75,8 @@ class ProjectFolder:
         self._accept_rollback = accept_rollback
         self._opened_store = store
         self.zone = zone
+        self._told: Counter[str] = Counter()
+        """Requests that are in the report of an earlier command, or of another part of this one."""
 
     @classmethod
     def find(
@@ -154,6 +157,7 @@ class ProjectFolder:
                 trust_inode=config.trust_inode,
             )
             stack.callback(worktree.close)
+            self._told = Counter(self.store().requests)
             yield Workspace(
                 worktree=worktree,
                 index=index,
@@ -187,7 +191,9 @@ class ProjectFolder:
         started = time.monotonic()
         report = run()
         report.seconds = time.monotonic() - started
-        report.requests = dict(ws.repository.store.requests)
+        requests = Counter(ws.repository.store.requests)
+        report.requests = dict(requests - self._told)
+        self._told = requests
         if isinstance(report, RunReport) and report.run:
             from manifest_sync.trash import TrashLimits, evict
 

@@ -109,6 +109,54 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncReport:
+    """The outcome of a sync: a pull, then a push."""
+
+    pull: RunReport
+    push: RunReport
+
+    @property
+    def conflicts(self) -> list[Path]:
+        """The paths in conflict, in path order; most are met by both halves."""
+        return sorted({*self.pull.conflicts, *self.push.conflicts})
+
+    @property
+    def skipped(self) -> list[tuple[Path, str]]:
+        """What either half skipped; the push looked last, so its reason stands."""
+        return sorted({**dict(self.pull.skipped), **dict(self.push.skipped)}.items())
+
+    @property
+    def damaged(self) -> list[tuple[Path, str]]:
+        """What the bucket does not hold although it should, as either half found it."""
+        return sorted({**dict(self.push.damaged), **dict(self.pull.damaged)}.items())
+
+    @property
+    def left(self) -> dict[str, int]:
+        """What is left undone once both halves are done: the push looked last, `drop` is the pull's."""
+        done_by_pull = ("new_there", "changed_there") if self.pull.dry_run else ()
+        left = {case: count for case, count in self.push.left.items() if case not in done_by_pull}
+        return left | {case: count for case, count in self.pull.left.items() if case == "dropped"}
+
+    @property
+    def exit_code(self) -> int:
+        """The graver one of both halves."""
+        return max(self.pull.exit_code, self.push.exit_code)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``sync --json``."""
+        return {
+            "command": "sync",
+            "pull": self.pull.to_json(),
+            "push": self.push.to_json(),
+            "left": self.left,
+            "conflicts": [json_path(p) for p in self.conflicts],
+            "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
+            "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
+            "exit": self.exit_code,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One side of a conflict: size in bytes, mtime in nanoseconds; in the bucket also by whom and when."""
 

@@ -19,13 +19,14 @@ from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
 from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
-from manifest_sync.cli.sync_commands import pull, push
+from manifest_sync.cli.sync_commands import pull, push, sync
 from manifest_sync.cli.verify_commands import verify
 from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
 
 _SAFE = {
     "push": "the bucket holds either the old snapshot or the new one, whole; what was uploaded is kept",
     "pull": "every file is whole, old or new, and nothing was lost",
+    "sync": "every file is whole, old or new, nothing was lost, and the bucket holds a whole snapshot",
     "restore": "every file is whole, old or new, and nothing was lost",
     "undo": "every file is whole, old or new, and nothing was lost",
     "drop": "what was removed is in the bucket, and nothing was lost",
@@ -153,6 +154,7 @@ _COMMANDS = (
     init,
     push,
     pull,
+    sync,
     status,
     log,
     diff,

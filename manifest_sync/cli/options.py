@@ -67,6 +67,17 @@ def option(*names: str, **attrs: Any) -> Callable[[_Command], _Command]:
     return click.option(*names, cls=Option, **attrs)
 
 
+def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Command], _Command]:
+    """A decorator that adds ``options`` to a command, in the order in which its help lists them."""
+
+    def decorate(command: _Command) -> _Command:
+        for add in reversed(options):
+            command = add(command)
+        return command
+
+    return decorate
+
+
 def split_names(option_name: str, values: Sequence[str]) -> list[str]:
     """The names in ``values``, commas taken apart.
 
@@ -122,9 +133,7 @@ _COMMON = (
 
 def common_options(command: _Command) -> _Command:
     """Add the options that may stand before and behind the name of a command."""
-    for decorate in reversed(_COMMON):
-        command = decorate(command)
-    return command
+    return with_options(_COMMON)(command)
 
 
 def settings_of(ctx: click.Context) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from manifest_sync.cli.options import Settings
 from manifest_sync.model import Path, display
-from manifest_sync.report import RunReport
+from manifest_sync.report import RunReport, SyncReport
 
 MOST_PATHS = 20
 
@@ -144,15 +145,34 @@ def print_run(report: RunReport, settings: Settings) -> None:
     if settings.json:
         print_json(report.to_json())
         return
-    problems = damage_lines(report.damaged, settings) + _conflict_lines(report, settings)
+    problems = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
     problems += skipped_lines(report.skipped, settings)
     if settings.quiet:
         if problems:
             write_stderr("\n".join(problems))
         return
-    lines = list(report.actions) if report.dry_run or settings.verbose else []
+    lines = _action_lines(report, settings)
     lines += _missed_lines(report, settings)
     print_lines([*lines, _headline(report), *_left_lines(report), *problems, *_undo_hint(report)])
+
+
+def print_sync(report: SyncReport, settings: Settings) -> None:
+    """The end of a sync: both halves a line, and once what neither of them did."""
+    if settings.json:
+        print_json(report.to_json())
+        return
+    pull, push = report.pull, report.push
+    problems = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
+    problems += skipped_lines(report.skipped, settings)
+    if settings.quiet:
+        if problems:
+            write_stderr("\n".join(problems))
+        return
+    lines = []
+    for half in (pull, push):
+        lines += _action_lines(half, settings) + _missed_lines(half, settings) + [_headline(half)]
+    left = _left_lines(replace(push, left=report.left))
+    print_lines([*lines, *left, *problems, *_undo_hint(pull)])
 
 
 def _undo_hint(report: RunReport) -> list[str]:
@@ -245,12 +265,16 @@ def damage_lines(damaged: Sequence[tuple[Path, str]], settings: Settings) -> lis
     return [*lines, "  `manifest-sync verify` names the damage and what repairs it"]
 
 
-def _conflict_lines(report: RunReport, settings: Settings) -> list[str]:
-    if not report.conflicts:
+def _action_lines(report: RunReport, settings: Settings) -> list[str]:
+    return list(report.actions) if report.dry_run or settings.verbose else []
+
+
+def _conflict_lines(conflicts: Sequence[Path], settings: Settings) -> list[str]:
+    if not conflicts:
         return []
-    count = len(report.conflicts)
+    count = len(conflicts)
     lines = [f"{number(count)} conflict{plural(count)}, left as on each side:"]
-    lines += path_lines(report.conflicts, settings, display)
+    lines += path_lines(conflicts, settings, display)
     return [*lines, f"  {RESOLVE}"]
 
 

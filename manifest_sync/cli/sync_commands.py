@@ -1,4 +1,4 @@
-"""``push`` and ``pull``."""
+"""``push``, ``pull`` and ``sync``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from manifest_sync.cli.options import (
     option,
     settings_of,
     split_names,
+    with_options,
 )
-from manifest_sync.cli.output import print_run
+from manifest_sync.cli.output import print_run, print_sync
 from manifest_sync.cli.verify_commands import run_repair
 from manifest_sync.errors import UsageError
 
@@ -26,16 +27,19 @@ MODES = ("new", "copy", "full")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_SHARED = (
-    option("--new", is_flag=True, help="Only files that are new (the default)."),
-    option("--copy", is_flag=True, help="New and changed files; deletes nothing."),
-    option("--full", is_flag=True, help="New and changed files, and deletions."),
-    option("--checksum", is_flag=True, help="Read every local file again; alone it means --full."),
+_SCOPE = (
     option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
     option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas."),
     option("--files-from", type=click.File("rb"), help="Paths, one a line; - reads stdin."),
     option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out."),
     option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat."),
+)
+_SHARED = (
+    option("--new", is_flag=True, help="Only files that are new (the default)."),
+    option("--copy", is_flag=True, help="New and changed files; deletes nothing."),
+    option("--full", is_flag=True, help="New and changed files, and deletions."),
+    option("--checksum", is_flag=True, help="Read every local file again; alone it means --full."),
+    *_SCOPE,
     option(
         "--resolve",
         type=click.Choice(["local", "remote", "both"]),
@@ -47,10 +51,7 @@ _SHARED = (
 
 
 def _shared_options(command: _Command) -> _Command:
-    command = click.argument("paths", nargs=-1, metavar="[PATH]...")(command)
-    for decorate in reversed(_SHARED):
-        command = decorate(command)
-    return command
+    return with_options(_SHARED)(click.argument("paths", nargs=-1, metavar="[PATH]...")(command))
 
 
 @click.command()
@@ -96,16 +97,43 @@ def pull(ctx: click.Context, /, restore_deleted: bool, at: str, **given: Any) ->
     return _run(ctx, "pull", given, restore_deleted=restore_deleted)
 
 
-def _run(ctx: click.Context, command: str, given: dict[str, Any], **own: Any) -> int:
+@click.command()
+@with_options(_SCOPE)
+@option("--checksum", is_flag=True, help="Read every local file again.")
+@option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@common_options
+@click.pass_context
+def sync(ctx: click.Context, /, checksum: bool, message: str, **given: Any) -> int:
+    """Pull, then push: what is new or changed on either side comes to the other.
+
+    It is `pull --copy` followed by `push --copy`: nothing is deleted on either side, and what both changed is
+    a conflict, which is listed and stays.
+    """
     settings = settings_of(ctx)
-    options = {
-        "mode": choose_mode(ctx, given),
-        "checksum": given["checksum"],
+    with open_project(settings) as project:
+        report = project.sync(
+            **_scope_options(given), list_actions=settings.verbose, checksum=checksum, message=message
+        )
+    print_sync(report, settings)
+    return report.exit_code
+
+
+def _scope_options(given: dict[str, Any]) -> dict[str, Any]:
+    return {
         "dry_run": given["dry_run"],
         "only": split_names("--only", given["only"]),
         "files_from": read_paths(given["files_from"]),
         "groups": split_names("--with", given["groups"]),
         "exclude": list(given["exclude"]),
+    }
+
+
+def _run(ctx: click.Context, command: str, given: dict[str, Any], **own: Any) -> int:
+    settings = settings_of(ctx)
+    options = {
+        "mode": choose_mode(ctx, given),
+        "checksum": given["checksum"],
+        **_scope_options(given),
         "resolve": given["resolve"],
         "resolve_paths": list(given["paths"]),
         "delete_unknown": given["delete_unknown"],
