@@ -93,8 +93,8 @@ def _go_back(ws: Workspace, head: Head) -> None:
     ws.index.forget_base(where_remote_differs=not lost)
 
 
-def reflect(ws: Workspace, head: Head, scope: Scope | None) -> LostPages:
-    """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches; None: where it was already.
+def reflect(ws: Workspace, head: Head, scope: Scope) -> LostPages:
+    """Bring the ``remote`` column up to ``head`` wherever ``scope`` reaches.
 
     Pages that are reflected but no longer in the head are taken back first; what they covered is then
     read again even outside the scope, so that no row is left with a state of no page.
@@ -110,7 +110,7 @@ def reflect(ws: Workspace, head: Head, scope: Scope | None) -> LostPages:
     if not stale and not missing:
         return LostPages()
     regions = [
-        *(scope_regions(scope) if scope is not None else ()),
+        *scope_regions(scope),
         *((first, last + b"\x00") for _, first, last in stale),
     ]
     wanted = [page for page in missing if touches(page, regions)]

@@ -54,9 +54,8 @@ def repack(ws: Workspace, head: Head, tracer: Tracer, victims: Sequence[Wasteful
     commit = ws.commit(mover.session, REPACK_MESSAGE, mover.packer.stored_bytes)
     outcome = ws.repository.publish(head, mover.iter_changes(), commit)
     if isinstance(outcome, Head):
-        with ws.index.transaction():
-            observe.save_head(ws, outcome)
-            observe.reflect(ws, outcome, None)
+        # The index needs no more: no entry's state has changed, and whoever plans next reads the pages.
+        observe.save_head(ws, outcome)
     return Repacked(outcome, mover.packer.stored_bytes)
 
 

@@ -66,6 +66,10 @@ class Player:
             str(machine.root), state, symlinks="skip", trust_ctime=True, trust_inode=True
         )
 
+    def close(self) -> None:
+        self._worktree.close()
+        self._saved.close()
+
     def play(self, store: Script, runs: Sequence[Callable[[Workspace], object]]) -> str:
         """Do ``runs`` one after the other; one in which the process dies is done again."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -109,6 +113,8 @@ class Scene:
     faults: int = 1
     switches: int | None = None
     mortal: tuple[str, ...] = ("gpu",)
+    repack: bool = False
+    """What is deleted lies in one pack with what stays, so that collections write the rest anew."""
 
 
 def check(get: Callable[[str], bytes | None]) -> Checked:
@@ -125,7 +131,8 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
     gpu, laptop = Machine(folder / "gpu", bucket), Machine(folder / "laptop", bucket)
     for name, content in (("keep", b"keep"), ("old", SHARED)):
         gpu.write(f"exp/{name}", content)
-        gpu.push()  # each in a pack of its own
+        if not scene.repack or name == "old":
+            gpu.push()  # each in a pack of its own, or all in one
     laptop.pull()
     Machine(folder / "before", bucket).project().gc(keep_last=1, min_age=timedelta(0), apply=True)
     # What the GPU machine is going to push is in part new, and in part a copy of what the laptop deletes.
@@ -141,7 +148,7 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
         objects[item.key] = found.body
     new, _ = run_options("push", "new", gpu.project().config)
     full, _ = run_options("push", "full", laptop.project().config)
-    options = GcOptions(Retention(1, None), timedelta(0), apply=True, repack=False)
+    options = GcOptions(Retention(1, None), timedelta(0), apply=True, repack=scene.repack)
 
     def ends_well(**expected: bytes | None) -> Callable[[str, dict[bytes, bytes]], str]:
         def expects(outcome: str, files: dict[bytes, bytes]) -> str:
@@ -169,6 +176,7 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
     ][: scene.pushers]
     for number, times in enumerate(scene.collectors):
         keeper = Player(Machine(folder / f"keeper{number}", bucket), f"keeper{number}")
+        players.append(keeper)
 
         def collect(script: Script, keeper: Player = keeper, times: int = times) -> str:
             return keeper.play(script, [lambda ws: gc(ws, options)] * times)
@@ -177,9 +185,13 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
 
     def search(*, ignores_conditions: bool = False, most_states: int = 5_000_000) -> Searched:
         world = World(objects, ignores_conditions=ignores_conditions)
-        return Search(
+        search = Search(
             world, programs, check, faults=scene.faults, mortal=scene.mortal, switches=scene.switches
-        ).run(most_states)
+        )
+        found = search.run(most_states)
+        for player in players:
+            player.close()
+        return found
 
     return search
 
@@ -206,6 +218,10 @@ LONG_SCENES = {
     "a push, two collections at once": Scene(1, (1, 1), faults=0),
     "a push that dies once, two collections at once, two interruptions": Scene(1, (1, 1), 1, switches=2),
     "two pushers, two collections at once, two interruptions": Scene(2, (1, 1), 0, switches=2),
+    "two pushers, a collection that repacks": Scene(2, (1,), faults=0, repack=True),
+    "two pushers, two collections that repack, two interruptions": Scene(
+        2, (1, 1), 0, switches=2, repack=True
+    ),
     "a push, two collections of which one dies": Scene(1, (1, 1), 1, switches=2, mortal=("keeper0",)),
 }
 

@@ -246,7 +246,8 @@ def packs_put(calls: list[tuple[str, str]]) -> list[str]:
     return [key for method, key in calls if method == "put" and key.startswith("packs/")]
 
 
-def test_a_repack_beside_pushes_and_collections(fast_path: Path) -> None:
+@pytest.mark.parametrize("others_repack", [True, False])
+def test_a_repack_beside_pushes_and_collections(fast_path: Path, others_repack: bool) -> None:
     """Stalled at any request; the others change what it moves, delete it, and collect what it uploaded."""
     count = Place(fast_path / "count")
     count.thin_out(8)
@@ -263,7 +264,7 @@ def test_a_repack_beside_pushes_and_collections(fast_path: Path) -> None:
             place.laptop.write("exp/00.bin", "changed on the laptop")
             (place.laptop.root / "exp/10.bin").unlink()
             place.laptop.push("full")
-            collect(place.laptop)
+            collect(place.laptop, repack=others_repack)
 
         with place.open(PausedStore) as paused:
             paused.pause_at(number, others)
