@@ -76,7 +76,7 @@ def scan(ws: Workspace, scope: Scope, *, checksum: bool = False, confirm: bool =
                 observed.unseen.append(listing.folder)
                 observed.skipped[listing.folder] = listing.unseen
             elif not listing.unchanged:
-                _apply(ws, listing, observed, checksum=checksum, confirm=confirm)
+                _apply(ws, scope, listing, observed, checksum=checksum, confirm=confirm)
         _look_at_scope(ws, scope, observed)
     ws.progress.end("scan")
     return observed
@@ -109,7 +109,9 @@ def folders_above(path: Path) -> list[Path]:
     return [Path(b"/".join(parts[:n])) for n in range(1, len(parts))]
 
 
-def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: bool, confirm: bool) -> None:
+def _apply(
+    ws: Workspace, scope: Scope, listing: Listing, observed: Observed, *, checksum: bool, confirm: bool
+) -> None:
     prefix = listing.folder + b"/" if listing.folder else b""
     rows = ws.index.rows_in(listing.folder)
     updates: list[tuple[Path, Stat | None, State | None, int]] = []
@@ -142,11 +144,11 @@ def _apply(ws: Workspace, listing: Listing, observed: Observed, *, checksum: boo
     ws.index.put_local(updates)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
     is_compared = listing.complete
-    if listing.complete:
-        for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
-            gone = Path(prefix + name)
+    for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
+        gone = Path(prefix + name)
+        if scope.enters(gone):
             _forget_folder(ws, gone, observed)
-            is_compared = is_compared and not observed.is_hidden(gone)
+        is_compared = is_compared and scope.enters(gone) and not observed.is_hidden(gone)
     # Without its digest the folder is not skipped next time: then its files are as they are noted, but what
     # was not compared, or is out of sight, has to be looked for again.
     digest = listing.digest if is_compared else b""

@@ -58,6 +58,18 @@ def test_a_folder_left_out_once_is_seen_to_be_deleted_later(pair: tuple[Machine,
     assert gpu.push("full").deleted == 2
 
 
+def test_a_folder_that_is_gone_is_noticed_beside_one_left_out(pair: tuple[Machine, Machine]) -> None:
+    """A file in its place must not be published beside what the bucket still has below that name."""
+    gpu, _ = pair
+    gpu.write("other/c", "not looked at")
+    shutil.rmtree(gpu.root / "run1")
+    gpu.write("run1", "a file now")
+    assert gpu.push("copy", exclude=["other/"]).conflicts == [b"run1", b"run1/x", b"run1/y"]
+    shutil.rmtree(gpu.root / "keep")
+    assert gpu.push("full", exclude=["other/"], resolve="local").deleted == 3
+    assert names(gpu) == {b"a", b"run1"}
+
+
 def test_resolving_for_this_side_holds_through_a_full_pull(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     gpu.write("a", "theirs")
