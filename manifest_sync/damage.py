@@ -130,7 +130,8 @@ def _cure_page(damage: Damage) -> str:
         return "`manifest-sync push --repair` here writes it again: this machine keeps a copy of it"
     return (
         "`manifest-sync push --repair` on a machine that has pulled or pushed since it was written "
-        "and so keeps a copy of it"
+        "and so keeps a copy of it; if there is none, `push --repair --drop-lost` on the one with the newest "
+        "files lets go of it and sends again what is there"
     )
 
 

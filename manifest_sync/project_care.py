@@ -109,15 +109,24 @@ class ProjectCare(ProjectHistory):
         with self.workspace((), must_lock=False) as ws:
             return self._timed(ws, lambda: verify_local(ws) if local else verify(ws, read_data=read_data))
 
-    def repair(self, read_data: bool = False, dry_run: bool = False, message: str = "") -> RepairReport:
+    def repair(
+        self,
+        read_data: bool = False,
+        dry_run: bool = False,
+        message: str = "",
+        drop_lost: bool = False,
+    ) -> RepairReport:
         """Write again, from what is here, what is missing or damaged in the bucket; sends nothing else.
 
         Args:
             read_data: look for damage by reading every byte.
             dry_run: only say what would be done.
             message: recorded with the snapshot, if one has to be published.
+            drop_lost: let go of lists of files that are lost and not kept here; what is here of them and was
+                known to be in the bucket is sent again.
         """
         from manifest_sync.repair import RepairOptions, repair
 
+        options = RepairOptions(read_data, dry_run, message, drop_lost)
         with self.workspace(()) as ws:
-            return self._timed(ws, lambda: repair(ws, RepairOptions(read_data, dry_run, message)))
+            return self._timed(ws, lambda: repair(ws, options))

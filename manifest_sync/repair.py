@@ -10,13 +10,14 @@ to lie there unreachable, and the next collection takes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifest_sync import manifest as fmt
 from manifest_sync import observe
 from manifest_sync.damage import Damage, Kind
+from manifest_sync.droplost import Dropped, LostDropper
 from manifest_sync.errors import Damaged, FormatError, RolledBack
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Path, json_path
@@ -40,11 +41,13 @@ class RepairOptions:
         read_data: look for damage by reading every byte.
         dry_run: only say what would be done.
         message: recorded with the snapshot, if one is published.
+        drop_lost: let go of pages of the head that cannot be had from here either; see `droplost`.
     """
 
     read_data: bool = False
     dry_run: bool = False
     message: str = ""
+    drop_lost: bool = False
 
 
 @dataclass(slots=True)
@@ -64,6 +67,10 @@ class RepairReport:
     left: list[Damage] = field(default_factory=list)
     """What is still damaged."""
     unchecked: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    """Pages that the head was made to let go of."""
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    """With ``drop_lost``: files that could not be sent."""
     bytes: int = 0
     """Stored bytes written."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -76,7 +83,7 @@ class RepairReport:
         """7 when the current state is still hurt, 3 when something else is, else 0."""
         if any(damage.head for damage in self.left):
             return 7
-        return 3 if self.left or self.unchecked else 0
+        return 3 if self.left or self.unchecked or self.skipped else 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields of ``push --repair --json``."""
@@ -91,6 +98,8 @@ class RepairReport:
             "moved": [json_path(path) for path in self.moved],
             "left": [damage.to_json() for damage in self.left],
             "unchecked": [{"key": key, "reason": reason} for key, reason in self.unchecked],
+            "dropped": [dropped.to_json() for dropped in self.dropped],
+            "skipped": [{"path": json_path(path), "reason": reason} for path, reason in self.skipped],
             "head_hurt": any(damage.head for damage in self.left),
             "stored_bytes": self.bytes,
             "requests": self.requests,
@@ -138,9 +147,21 @@ class _Repair:
             self._publish(found, hurt)
             led_on = any(damage.kind in (Kind.SNAPSHOT, Kind.HISTORY) for damage in fresh)
             found = examine(self._ws, read_data=options.read_data and led_on, suspects=frozenset(seen))
+        lost = [d.key for d in found.report.damaged if d.kind is Kind.PAGE and d.head and d.between]
+        if options.drop_lost and lost and not options.dry_run and self._drop(lost):
+            found = examine(self._ws, read_data=False, suspects=frozenset(seen))
         report.found = len(seen)
         self._conclude(found)
         return report
+
+    def _drop(self, keys: Collection[str]) -> bool:
+        """Let go of lost pages of the head; whether there were any still."""
+        ws, report = self._ws, self._report
+        dropper = LostDropper(ws, keys, self._options.message)
+        until_published(ws, observe.load_head(ws), dropper.attempt, _AGAIN)
+        report.dropped, report.skipped = dropper.dropped, sorted(dropper.observed.skipped.items())
+        report.bytes += dropper.stored_bytes
+        return bool(dropper.dropped)
 
     def _conclude(self, found: Examined) -> None:
         report = self._report

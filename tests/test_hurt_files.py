@@ -333,6 +333,54 @@ def test_a_new_file_does_not_build_upon_a_pack_known_to_be_lost(world: World) ->
     assert bucket_check.examine(bucket_check.folder(world.folder)).files[b"exp7/same.json"] == content
 
 
+def test_a_page_that_no_one_keeps_can_be_let_go_of(world: World) -> None:
+    """Only on demand; what is here of its files is in the next head again, and nothing else is touched."""
+    world.late.pull()
+    other = clone(world.late, world.folder.parent / "other", world.folder)
+    (world.late.root / "exp1/07.json").unlink()
+    world.gpu.write("exp1/05.json", "changed in the page")
+    world.gpu.write("exp1/unknown.json", "never seen elsewhere")
+    world.gpu.push("copy")
+    page = world.page_of(b"exp1/05.json")
+    world.lose_page(b"exp1/05.json")
+    before = world.late.tree()
+    assert world.late.project().repair().exit_code == 7
+    assert page in world.bucket.head().manifest.pages
+    report = world.late.project().repair(drop_lost=True)
+    assert [(d.page, d.added) for d in report.dropped] == [(page, 11)]
+    assert [damage.head for damage in report.left] == [False]
+    files = bucket_check.examine(bucket_check.folder(world.folder)).files
+    # What it had itself, as it has it; not what it never saw or has deleted.
+    assert {name.decode() for name in files} == set(before)
+    assert files == {name.encode(): content for name, (content, _, _) in before.items()}
+    assert world.late.tree() == before
+    # The others lose nothing, and can send what they have.
+    status = other.status()
+    assert {os.fsdecode(p) for p in status.cases["deleted_there"]} == {"exp1/07.json"}
+    assert other.push("copy", resolve="local", resolve_paths=["exp1"]).changed == 1
+    assert "exp1/unknown.json" in names(world.gpu)
+    assert {os.fsdecode(p) for p in world.gpu.status().cases["deleted_there"]} >= {"exp1/unknown.json"}
+
+
+def test_a_page_that_is_kept_here_is_never_let_go_of(world: World) -> None:
+    world.lose_page(b"exp1/05.json")
+    report = world.gpu.project().repair(drop_lost=True)
+    assert (report.dropped, report.exit_code, len(report.repaired)) == ([], 0, 1)
+    assert world.late.pull().exit_code == 0
+    assert world.late.tree() == world.gpu.tree()
+
+
+def test_letting_go_is_told(world: World) -> None:
+    world.lose_page(b"exp1/05.json")
+    assert world.late.command("push", "--drop-lost").returncode == 2
+    told = world.late.command("push", "--repair", "--drop-lost")
+    assert told.returncode == 3  # the snapshots before still name it
+    assert "let go of 12 files from exp1/00.json to exp1/z" in told.stdout
+    assert "; 0 of these are here and were sent again" in told.stdout
+    found = json.loads(world.gpu.command("push", "--repair", "--drop-lost", "--json").stdout)
+    assert (found["dropped"], found["head_hurt"]) == ([], False)
+
+
 def _ref(first: bytes, last: bytes) -> PageRef:
     return PageRef("a" * 64, "0-" + "b" * 32, ModelPath(first), ModelPath(last), 9, 0, 9, 9)
 

@@ -27,7 +27,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "restore", "extract", "repack"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
-    {"relocate", "remake", "repair"},
+    {"relocate", "remake", "droplost", "repair"},
     {"project_folder"},
     {"project_history"},
     {"initialize"},

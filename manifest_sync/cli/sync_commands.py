@@ -59,9 +59,12 @@ def _shared_options(command: _Command) -> _Command:
 @option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
 @option("--repair", is_flag=True, help="Upload what is missing or damaged in the bucket, and nothing else.")
 @option("--read-data", is_flag=True, help="With --repair: look for damage by reading every byte.")
+@option("--drop-lost", is_flag=True, help="With --repair: give up lists of files that no machine keeps.")
 @common_options
 @click.pass_context
-def push(ctx: click.Context, /, message: str, repair: bool, read_data: bool, **given: Any) -> int:
+def push(
+    ctx: click.Context, /, message: str, repair: bool, read_data: bool, drop_lost: bool, **given: Any
+) -> int:
     """Send this side's changes to the bucket.
 
     Never undoes what another machine did; what both changed is a conflict, and stays. PATH goes with
@@ -70,10 +73,19 @@ def push(ctx: click.Context, /, message: str, repair: bool, read_data: bool, **g
     With --repair no change is sent: what `verify` finds missing or damaged is written again, from the files,
     the trash and the caches here. Run it on each machine that may have some of it; an ordinary push follows
     when you want one.
+
+    A lost page is a list of some files. With --drop-lost the current state lets go of the pages that are not
+    kept here either, and the files of them that are here are sent again. Try --repair on every other machine
+    first, for one that keeps the page loses nothing, and use --drop-lost where the files are newest. Other
+    machines then see what is missing here as deleted: `push --resolve local FOLDER` there sends it again.
     """
     if repair:
         refuse_beside_repair(ctx, given)
-        return run_repair(ctx, read_data=read_data, dry_run=given["dry_run"], message=message)
+        return run_repair(
+            ctx, read_data=read_data, drop_lost=drop_lost, dry_run=given["dry_run"], message=message
+        )
+    if drop_lost:
+        raise UsageError("--drop-lost goes with --repair", "see `manifest-sync push --help`")
     if read_data:
         raise UsageError(
             "--read-data goes with --repair", "to look only, use `manifest-sync verify --read-data`"

@@ -38,11 +38,11 @@ def verify(ctx: click.Context, read_data: bool, local: bool) -> int:
     return report.exit_code
 
 
-def run_repair(ctx: click.Context, *, read_data: bool, dry_run: bool, message: str) -> int:
+def run_repair(ctx: click.Context, *, read_data: bool, drop_lost: bool, dry_run: bool, message: str) -> int:
     """``push --repair``."""
     settings = settings_of(ctx)
     with open_project(settings) as project:
-        report = project.repair(read_data=read_data, dry_run=dry_run, message=message)
+        report = project.repair(read_data, dry_run, message, drop_lost)
     if settings.json:
         print_json(report.to_json())
     else:
@@ -60,6 +60,15 @@ def repair_lines(report: RepairReport, settings: Settings) -> list[str]:
     if report.moved and not settings.quiet:
         lines.append(f"{len(report.moved):,} files {would}uploaded anew:")
         lines += _first([f"  {display(path)}" for path in report.moved], settings)
+    for dropped in report.dropped:
+        page = dropped.page
+        lines.append(
+            f"let go of {page.files:,} files from {display(page.first)} to {display(page.last)}; "
+            f"{dropped.added:,} of these are here and were sent again"
+        )
+    if report.skipped:
+        lines.append(f"{len(report.skipped):,} not sent:")
+        lines += _first([f"  {display(path)}: {reason}" for path, reason in report.skipped], settings)
     reasons = dict(report.tried)
     for damage in report.left:
         shown = damage_lines(damage, settings)
