@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.errors import Damaged
 from manifest_sync.model import Entry, Path, display
 from manifest_sync.pages import PageCutter, PageRef
 
@@ -88,7 +88,7 @@ def check_folders(pieces: Iterable[PageRef | list[Entry]], load: Load) -> Iterat
     kept is opened only where a new file could be a folder of what it holds, or the other way round.
 
     Raises:
-        ManifestSyncError: there is such a pair.
+        Damaged: there is such a pair, so the head holds one already, or what was planned on is wrong.
     """
     kept: list[PageRef] = []
     # The new pages' files that begin the path at hand: between "a" and "a/b" other names sort ("a-b").
@@ -137,8 +137,8 @@ def _check_above(path: Path, start: Path, kept: Sequence[PageRef], load: Load) -
         folder = folder.rpartition(b"/")[0]
 
 
-def _file_and_folder(file: bytes, below: bytes) -> ManifestSyncError:
-    return ManifestSyncError(
+def _file_and_folder(file: bytes, below: bytes) -> Damaged:
+    return Damaged(
         f"nothing was published: {display(file)} would be a file and, for {display(below)}, a folder",
         "rename one of them; if there are no such two, run `manifest-sync rebuild-index`",
     )

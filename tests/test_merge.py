@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from manifest_sync.errors import ManifestSyncError
+from manifest_sync.errors import Damaged
 from manifest_sync.merge import check_folders, merge_pages
 from manifest_sync.model import Entry, Path
 from manifest_sync.pages import PageRef
@@ -82,7 +82,7 @@ def test_a_file_and_folder_of_one_name_are_never_published(soak: Soak) -> None:
         passed = check_folders(_pieces(dice, held, new), held.__getitem__)
         if _has_pair({*old, *new}):
             refused += 1
-            with pytest.raises(ManifestSyncError, match="would be a file"):
+            with pytest.raises(Damaged, match="would be a file"):
                 list(passed)
             continue
         pieces = [held[piece] if isinstance(piece, PageRef) else piece for piece in passed]
