@@ -9,10 +9,10 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 soak:  # the long half of the random suites: make soak SEED=7 COUNT=2
 	$(PYTHON) -m pytest -m soak --soak $(COUNT) --seed $(SEED) --timeout 0

@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
         BY_NAME[name].apply()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n auto``: a worker a core, at most four, for each starts real S3 servers of its own."""
+    return min(4, os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def soak(pytestconfig: pytest.Config) -> Soak:
     return Soak(pytestconfig.getoption("--seed"), pytestconfig.getoption("--soak"))
