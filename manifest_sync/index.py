@@ -239,6 +239,17 @@ class Index(PageTables):
                 yield from map(_row, rows)
                 start = rows[-1][0] + b"\0"
 
+    def iter_remote(self, ranges: Ranges) -> Iterator[Path]:
+        """The paths that the bucket holds, in path order."""
+        sql = (
+            "SELECT path FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL ORDER BY path LIMIT ?"
+        )
+        for low, high in ranges:
+            start = low
+            while rows := self._rows(sql, (start, high, _BATCH)):
+                yield from (path for (path,) in rows)
+                start = rows[-1][0] + b"\0"
+
     def drop(self, paths: Iterable[Path]) -> None:
         """Mark paths: that they are not here any more is meant, and no deletion."""
         with self._atomic():

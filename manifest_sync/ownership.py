@@ -35,6 +35,8 @@ class Verdict:
     owner: Owner
     rule: str
     group: str = ""
+    number: int = NO_MATCH
+    """Which of the rules decided, counted from 0, or `NO_MATCH`."""
 
     @property
     def is_ours(self) -> bool:
@@ -146,6 +148,11 @@ class Ownership:
             return Verdict("neither", RESERVED_RULE)
         return self._judge(self._rule_patterns.match_file(path), self._group_patterns.match_file(path))
 
+    @property
+    def tracked(self) -> frozenset[bytes]:
+        """All that git tracks below the root."""
+        return self._all_tracked
+
     def tracked_in(self, folder: Path) -> frozenset[bytes]:
         """The names of the files directly in ``folder`` that git tracks."""
         return self._tracked.get(folder, frozenset())
@@ -166,7 +173,7 @@ class Ownership:
         owner = "bucket" if rule == NO_MATCH else self._owners[rule]
         text = DEFAULT_RULE if rule == NO_MATCH else self._rules[rule]
         left_out = self._groups[group] if group != NO_MATCH and owner == "bucket" else ""
-        return Verdict(owner, text, left_out)
+        return Verdict(owner, text, left_out, rule)
 
     def _remember(self, path: bytes) -> _Folder:
         """Judge a folder from the nearest remembered one above it."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from manifest_sync import observe
 from manifest_sync.compare import Comparison, between, with_tree
+from manifest_sync.config import CONFIG_NAME
 from manifest_sync.history import History, LogRecord, PagesSeen
 from manifest_sync.index import Index
 from manifest_sync.model import Entry
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
+
+if TYPE_CHECKING:
+    from manifest_sync.owners import Explained, OwnersReport
 
 
 class ProjectHistory(ProjectFolder):
@@ -50,6 +57,39 @@ class ProjectHistory(ProjectFolder):
         """The content of one file of a snapshot (default: the head), verified, piece by piece."""
         with self.history() as history:
             yield from history.read(history.at(at), self.path(path))
+
+    def explain(self, paths: Sequence[str], groups: Sequence[str] = ()) -> list[Explained]:
+        """Who owns each path and by which rule; a name with ``/`` at its end is a folder.
+
+        Args:
+            groups: groups that count as asked for.
+        """
+        from manifest_sync.configlines import rule_lines
+        from manifest_sync.owners import explain
+
+        with open(os.path.join(self.config.project_dir, CONFIG_NAME), encoding="utf-8-sig") as file:
+            lines = rule_lines(file.read(), self.config.rules)
+        with self.workspace(tuple(groups), must_lock=False) as ws:
+            tracked = self._tracked(ws)
+            return [
+                explain(ws, self.path(name), lines, tracked, as_folder=name.endswith("/")) for name in paths
+            ]
+
+    def owners(self, *, only: Sequence[str] = (), offline: bool = False) -> OwnersReport:
+        """The files that both git and the bucket own, and those that neither does."""
+        from manifest_sync.owners import survey
+
+        scope = self.scope(only)
+        with self.workspace(tuple(self.config.groups), must_lock=False) as ws:
+            return self._timed(ws, lambda: survey(ws, scope, self._tracked(ws), offline=offline))
+
+    def _tracked(self, ws: Workspace) -> frozenset[bytes]:
+        """What git tracks, also where the configuration does not ask."""
+        if self.config.git_tracked:
+            return ws.ownership.tracked
+        from manifest_sync.gitinfo import tracked_files
+
+        return tracked_files(self.root)[0]
 
     @contextmanager
     def diff(

@@ -207,6 +207,8 @@ class StatusReport:
     """Both sides of every path in conflict, in path order."""
     dropped: list[Path] = field(default_factory=list)
     """What `drop` took away here and the bucket holds."""
+    two_owners: list[Path] = field(default_factory=list)
+    """What is git's now, by the rules or because git tracks it, and is in the bucket all the same."""
     trash_files: int = 0
     trash_bytes: int = 0
     trash_sole: list[Path] = field(default_factory=list)
@@ -233,6 +235,7 @@ class StatusReport:
             "sequence": self.sequence,
             "conflicts": [conflict.to_json() for conflict in self.conflicts],
             "dropped": [json_path(p) for p in self.dropped],
+            "two_owners": [json_path(p) for p in self.two_owners],
             "trash_files": self.trash_files,
             "trash_bytes": self.trash_bytes,
             "trash_sole": [json_path(p) for p in self.trash_sole],

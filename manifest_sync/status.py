@@ -9,6 +9,7 @@ from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import settle
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import Path
+from manifest_sync.owners import two_owners
 from manifest_sync.races import load_reflected_head
 from manifest_sync.report import Conflict, Side, StatusReport
 from manifest_sync.repository import Head
@@ -50,6 +51,7 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
         unchanged=ws.index.count_in_sync(scope.ranges()),
         dropped=list(ws.index.iter_dropped(scope.ranges())),
     )
+    report.two_owners = two_owners(ws, scope, head, complete=not lost and not offline)
     trash = summarize(ws)
     report.trash_files, report.trash_bytes, report.trash_sole = trash.files, trash.bytes, trash.sole
     rows: dict[Path, Row] = {}

@@ -15,7 +15,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
     {"pageuse", "packcheck", "wholefiles", "lostpages"},
     {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
-    {"scope", "ownership"},
+    {"scope", "ownership", "configlines"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking", "ownfiles"},
     {"page_reader"},
     {"repository", "packer"},
@@ -26,6 +26,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"observe", "fetch", "probe", "localchunks", "packbuild", "verify_pages", "verify_packs"},
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "restore", "extract", "repack"},
+    {"owners"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
     {"relocate", "remake", "droplost", "repair"},
     {"project_folder"},
@@ -49,7 +50,7 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
     "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
-    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference",
+    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference", "configlines",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

@@ -18,6 +18,7 @@ from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
 from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
+from manifest_sync.cli.owners_commands import owners
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push, sync
 from manifest_sync.cli.verify_commands import verify
@@ -156,6 +157,7 @@ _COMMANDS = (
     pull,
     sync,
     status,
+    owners,
     log,
     diff,
     ls,

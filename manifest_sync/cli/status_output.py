@@ -43,6 +43,10 @@ def print_status(report: StatusReport, settings: Settings) -> None:
     if conflict:
         lines.append(RESOLVE)
     lines += damage_lines(report.damaged, settings) + skipped_lines(report.skipped, settings)
+    if report.two_owners:
+        count = len(report.two_owners)
+        lines.append(f"two owners, git and the bucket: {number(count)}; `owners` says why and what to do")
+        lines += path_lines(report.two_owners, settings, display)
     if settings.quiet:
         print_lines(lines)
         return
