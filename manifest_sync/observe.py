@@ -181,7 +181,11 @@ def iter_outside(ws: Workspace, scope: Scope, observed: Observed, command: str) 
     def above() -> Iterator[Path]:
         for path in _above(scope):
             row = ws.index.row(path)
-            if row is not None and (row.remote if command == "push" else row.local) is not None:
+            if row is None or (row.base is None and row.remote is None and row.local == SPECIAL):
+                # A symlink or fifo that nobody expects a file at: as in a wider scope, what cannot be brought
+                # past it is skipped, with the reason.
+                continue
+            if (row.remote if command == "push" else row.local) is not None:
                 yield path
 
     def left_out() -> Iterator[Path]:

@@ -415,7 +415,7 @@ def predict(
 
     verdicts = {row.path: verdict(asked, row.path, row.local, row.base, row.bucket) for row in rows}
     writes = asked.command == "push"
-    here = {p for p in tree.files if is_ours(p)}
+    here = set(local_states(tree, memory.base, bucket))
     present = (set(bucket) if writes else here) - set(verdicts)
     present |= {
         row.path

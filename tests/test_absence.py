@@ -34,6 +34,20 @@ def test_a_file_above_the_scope_blocks_a_push_below_it(pair: tuple[Machine, Mach
     assert laptop.pull("full").exit_code == 0
 
 
+def test_a_symlink_above_the_scope_skips_what_is_below_it(
+    pair: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    """In a narrow scope as in a wide one: nobody expects a file there, so it is no conflict."""
+    gpu, laptop = pair
+    gpu.write("run2/x", "x")
+    gpu.push()
+    (laptop.root / "run2").symlink_to(tmp_path)
+    for only in ([], ["run2/x"]):
+        report = laptop.pull(only=only)
+        assert (report.conflicts, report.exit_code) == ([], 3)
+        assert report.skipped == [(b"run2/x", "a file or a symlink stands where a folder must be")]
+
+
 def test_a_folder_moved_away_behind_a_symlink_is_not_deleted(
     pair: tuple[Machine, Machine], tmp_path: Path
 ) -> None:
