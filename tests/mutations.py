@@ -19,6 +19,7 @@ from manifest_sync import (
     fetch,
     gc,
     index,
+    observe,
     pack,
     page_reader,
     plan,
@@ -187,6 +188,14 @@ def _overwrite_conflicts() -> None:
     setattr(plan, "CONFLICTS", diff.CONFLICTS - {diff.Case.EDIT_EDIT})  # noqa: B010
 
 
+def _let_files_be_folders() -> None:
+    setattr(plan, "clashes", lambda present: frozenset())  # noqa: B010
+
+
+def _look_at_the_scope_alone() -> None:
+    observe.iter_outside = lambda *where: iter(())
+
+
 def _accept_any_head() -> None:
     repository.Repository.check_descends = lambda self, head, **known: None  # type: ignore[method-assign]
 
@@ -350,6 +359,18 @@ MUTATIONS = (
         "P9",
         _overwrite_conflicts,
         (f"{_ROUNDTRIP}::test_both_edit_the_same_file",),
+    ),
+    Mutation(
+        "files-as-folders",
+        "P9",
+        _let_files_be_folders,
+        ("tests/test_planner_exhaustive.py::test_a_path_and_one_below_it",),
+    ),
+    Mutation(
+        "blind-outside-the-scope",
+        "P9",
+        _look_at_the_scope_alone,
+        ("tests/test_planner_exhaustive.py::test_a_part_of_it_and_what_cannot_be_seen",),
     ),
     Mutation(
         "accept-any-head",

@@ -1,16 +1,15 @@
-"""The three-way table: every combination of states, every mode; the numbers are those of `diff.py`."""
+"""The three-way table, written out; the numbers are those of `diff.py`. See `test_planner_exhaustive.py`."""
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import pytest
 
-from manifest_sync.diff import CONFLICTS, NUMBERS, Case, clashes, classify, needs_hash
+from manifest_sync.diff import NUMBERS, Case, clashes, classify, needs_hash
 from manifest_sync.errors import SafetyLimit, UsageError
 from manifest_sync.model import UNREAD, Path, State
-from manifest_sync.plan import MODES, Policy, Verb, check_deletions, iter_actions, present_after, summarize
+from manifest_sync.plan import MODES, Policy, Verb, check_deletions, iter_actions, summarize
 
 
 class Triple(NamedTuple):
@@ -52,34 +51,6 @@ def test_table(row: tuple[State | None, State | None, State | None, int, str, st
             assert Policy(command, mode).decide(case, triple).value == wanted, (command, mode)
 
 
-STATES = [None, A, B, C]
-
-
-@pytest.mark.parametrize("command", ["push", "pull"])
-@pytest.mark.parametrize("mode", MODES)
-def test_no_mode_overwrites_what_the_base_does_not_hold(command: str, mode: str) -> None:
-    """P8, P9 over every combination: a side is written only if it still is what both agreed on."""
-    for local, base, remote in itertools.product(STATES, STATES, STATES):
-        verb = Policy(command, mode).decide(
-            classify(local, base, remote), Triple(Path(b"p"), local, base, remote)
-        )
-        if verb in (Verb.UPLOAD, Verb.DELETE_REMOTE):
-            assert remote == base
-        if verb is Verb.DELETE_LOCAL:
-            assert local == base
-        if verb is Verb.DOWNLOAD and local is not None and local != base:
-            # Only `pull --full` puts back a file that was edited here, and the edit goes to the trash.
-            assert mode == "full"
-            assert remote == base
-        if local is not None and remote is not None and len({local, base, remote}) == 3:
-            assert verb is Verb.CONFLICT
-
-
-def test_the_table_is_total() -> None:
-    seen = {classify(*states) for states in itertools.product(STATES, STATES, STATES)}
-    assert seen == set(Case) - {Case.FILE_FOLDER}
-
-
 def test_an_unread_file_must_be_hashed_unless_it_is_new() -> None:
     assert not needs_hash(UNREAD, None, None)
     assert classify(UNREAD, None, None) is Case.NEW_HERE
@@ -118,41 +89,12 @@ def test_a_file_replaced_by_a_folder_goes_through_only_where_both_changes_do() -
     assert verbs["full"] == ["delete    a", "upload    a/b"]
 
 
-def test_the_plan_leaves_no_file_that_is_a_folder() -> None:
-    """Case 13 over every pair of a path and one below it, in every mode."""
-    for command in ("push", "pull"):
-        for mode in MODES:
-            policy = Policy(command, mode)
-            for above in itertools.product([None, A, B], repeat=3):
-                for below in itertools.product([None, A, B], repeat=3):
-                    if any(x is not None and y is not None for x, y in zip(above, below, strict=True)):
-                        continue  # no tree, base or head holds both
-                    rows = [Triple(Path(b"a"), *above), Triple(Path(b"a/b"), *below)]
-                    summary = summarize(lambda rows=rows: rows, policy)  # type: ignore[misc]
-                    actions = {a.path: a.verb for a in iter_actions(rows, policy, summary.clashing)}
-                    after = [r for r in rows if present_after(r, actions.get(r.path, Verb.NOTHING), command)]
-                    assert len(after) < 2, (command, mode, above, below)
-
-
 def test_what_is_left_is_counted() -> None:
     rows = [Triple(Path(b"a"), B, A, A), Triple(Path(b"b"), None, A, A), Triple(Path(b"c"), A, None, None)]
     summary = summarize(lambda: rows, Policy("push", "new"))
     assert summary.left == {"changed_here": 1, "deleted_here": 1}
     assert summary.verbs[Verb.UPLOAD] == 1
     assert summary.acts
-
-
-@pytest.mark.parametrize("case", sorted(CONFLICTS - {Case.FILE_FOLDER}))
-@pytest.mark.parametrize("command", ["push", "pull"])
-@pytest.mark.parametrize("side", ["local", "remote"])
-def test_resolve(case: Case, command: str, side: str) -> None:
-    row = next(r for r in TABLE if NUMBERS[case] == r[3])
-    triple = Triple(Path(b"p/q"), row[0], row[1], row[2])
-    verb = Policy(command, "new", resolve=side).decide(case, triple)
-    assert verb is not Verb.CONFLICT
-    elsewhere = Policy(command, "new", resolve=side, resolve_paths=(Path(b"x"),)).decide(case, triple)
-    assert elsewhere is Verb.CONFLICT
-    assert Policy(command, "new", resolve=side, resolve_paths=(Path(b"p"),)).decide(case, triple) is verb
 
 
 @pytest.mark.parametrize(
