@@ -168,5 +168,6 @@ def _bring_again(ws: Workspace, head: Head, landing: Landing, plan: _Plan, repor
         (path, "its content is neither in the trash nor in the bucket's current state; see `restore --at`")
         for path in sorted(wanted)
     ]
-    brought = [path for path in bases if path not in wanted and path not in landing.hurt]
+    left = {*wanted, *landing.hurt, *landing.changed, *landing.skipped}
+    brought = [path for path in bases if path not in left]
     landing.set_base([(_look(ws, path), bases[path]) for path in brought])

@@ -130,6 +130,19 @@ def test_an_index_made_anew_knows_no_drop_and_loses_nothing(pair: tuple[Machine,
     assert len(names(gpu)) == 3
 
 
+def test_an_undo_that_cannot_bring_it_back_deletes_nothing(pair: tuple[Machine, Machine]) -> None:
+    """With the mark gone with the index, a base of its own would make the absence look like a deletion."""
+    _, laptop = pair
+    laptop.project().drop(["exp1"])
+    (laptop.folder / ".manifest-sync" / "index.sqlite").unlink()
+    laptop.project().rebuild_index()
+    laptop.write("exp1", "a file in the way")
+    undone = laptop.project().undo()
+    assert undone.exit_code in (3, 6)
+    assert laptop.push("full").deleted == 0
+    assert names(laptop) >= {b"exp1/a", b"exp1/b"}
+
+
 def test_the_command(pair: tuple[Machine, Machine]) -> None:
     _, laptop = pair
     planned = laptop.command("drop", "-n", "exp1")
