@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path as FsPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from blake3 import blake3
 
@@ -31,7 +31,7 @@ from manifest_sync.stores.base import Store
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.stores.memory import MemoryStore
 from manifest_sync.workspace import Workspace
-from tests.faulty_store import Crash, FaultyStore, Kind, Method
+from tests.faulty_store import Crash, FaultyStore, Kind
 from tests.machines import Machine
 from tests.oracle import (
     Asked,
@@ -49,27 +49,8 @@ from tests.oracle import (
 )
 from tests.raw_bucket import RawBucket, RawEntry, RawHead
 
-T = TypeVar("T")
 _NUMBER = {case.value: number for case, number in NUMBERS.items()}
 _VERBS = {"U": "upload", "D": "download", "!": "conflict", "<": "settle", ">": "yield", "B": "both"}
-
-
-class Meddled(FaultyStore):
-    """Calls ``meddle`` once, right before the store call number ``at`` (from 0) of whatever kind."""
-
-    def __init__(self, inner: Store, at: int, meddle: Callable[[], None]) -> None:
-        super().__init__(inner)
-        self._at = at
-        self._meddle = meddle
-        self.met = False
-
-    def _run(self, method: Method, key: str, call: Callable[[], T]) -> T:
-        if len(self.calls) == self._at:
-            self.met = True
-            self.calls.append((method, key))
-            self._meddle()
-            return call()
-        return super()._run(method, key, call)
 
 
 @dataclass
@@ -327,7 +308,9 @@ class Fleet:
             if not published[0]:
                 meddle()
 
-        told = self._execute(side, asked, Meddled(self.store, at, once))
+        store = FaultyStore(self.store)
+        store.add_fault("any", after=at, kind="pass", meanwhile_before=once)
+        told = self._execute(side, asked, store)
         edited = [path for path, file in side.tree.files.items() if before.files.get(path) != file]
         worlds: list[World] = []
         for known in side.memories:
