@@ -131,7 +131,8 @@ def gc(ws: Workspace, options: GcOptions) -> GcReport:
         head = until_published(ws, head, collection.repack, _AGAIN)
     head = until_published(ws, head, collection.collect, _AGAIN)
     report.pins = len(head.manifest.pins)
-    report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+    if not report.snapshot:
+        report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     return report
 
 
@@ -249,6 +250,8 @@ class _Collection:
                 ws.repository.store.delete(list_key)
         else:
             observe.save_head(ws, outcome)
+            # After a lost answer the head may be another machine's by now, which came upon ours.
+            self._report.snapshot, self._report.sequence = commit.snapshot, head.manifest.sequence + 1
         return outcome
 
     def _delete(self, doomed: list[Listed]) -> None:

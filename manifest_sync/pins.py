@@ -140,10 +140,15 @@ def _publish(
         def set_pins(manifest: Manifest) -> Manifest:
             return replace(manifest, pins=pins)
 
-        return ws.repository.publish(current, (), commit, revise=set_pins)
+        outcome = ws.repository.publish(current, (), commit, revise=set_pins)
+        if isinstance(outcome, Head):
+            # After a lost answer the head may be another machine's by now, which came upon ours.
+            report.snapshot, report.sequence = commit.snapshot, current.manifest.sequence + 1
+        return outcome
 
     published = until_published(ws, head, attempt, _AGAIN)
     observe.save_head(ws, published)
     report.pins = published.manifest.pins
-    report.snapshot, report.sequence = published.manifest.snapshot, published.manifest.sequence
+    if not report.snapshot:
+        report.snapshot, report.sequence = published.manifest.snapshot, published.manifest.sequence
     return report

@@ -41,7 +41,8 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
         return _send_and_publish(decision, current, report)
 
     head = until_published(ws, head, attempt, "run it again: what was uploaded is kept and is not sent twice")
-    report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+    if not report.snapshot:
+        report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     report.skipped = sorted(observed.skipped.items())
     report.missed = observed.missed
     return report
@@ -73,13 +74,13 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     if not ws.index.has_planned():
         ws.index.set_base(yielded)
         return head
+    commit = ws.commit(session, decision.options.message, sent.stored_bytes)
     outcome = ws.repository.publish(
-        head,
-        _changes(ws),
-        ws.commit(session, decision.options.message, sent.stored_bytes),
-        lambda manifest: _note_attempt(ws, manifest.snapshot),
+        head, _changes(ws), commit, lambda manifest: _note_attempt(ws, manifest.snapshot)
     )
     if isinstance(outcome, Head):
+        # After a lost answer the head may be another machine's by now, which came upon ours.
+        report.snapshot, report.sequence = commit.snapshot, head.manifest.sequence + 1
         _record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome

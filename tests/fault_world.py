@@ -18,7 +18,8 @@ from manifest_sync.stores.base import NotFound, Store
 from manifest_sync.stores.patience import Patience
 from manifest_sync.stores.retry import Retry
 from manifest_sync.stores.s3 import S3Store
-from tests.bucket_check import Found, examine
+from tests.bucket_check import Found, examine, head_files
+from tests.bucket_check import folder as bucket_folder
 from tests.fault_proxy import FaultProxy
 from tests.machines import Machine
 from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
@@ -63,11 +64,7 @@ class World:
 
     def machine(self, name: str) -> Machine:
         """One of the machines as it stands, working directly on the bucket."""
-        made = Machine.__new__(Machine)
-        made.folder = self.folder / name
-        made.root = made.folder / "experiments"
-        made.bucket, made.env, made.store = "", {}, self.direct
-        return made
+        return machine_in(self.folder / name, "", self.direct)
 
     def objects(self) -> dict[str, bytes]:
         """Every object of the bucket."""
@@ -132,6 +129,49 @@ def make_world(server: S3Server, proxy: FaultProxy, folder: FsPath, prefix: str)
     yield world
     for store in (world.direct, world.through, world.through_impatient):
         store.close()
+
+
+@dataclass
+class Place:
+    """Two machines and a bucket in one folder, which can be copied as it is."""
+
+    folder: FsPath
+
+    @property
+    def bucket(self) -> FsPath:
+        return self.folder / "bucket"
+
+    def machine(self, name: str) -> Machine:
+        if not (self.folder / name).exists():
+            return Machine(self.folder / name, "../bucket")
+        return machine_in(self.folder / name, "../bucket")
+
+    def tree(self, name: str) -> Files:
+        return files_of(self.folder / name / "experiments")
+
+    def held(self) -> Files:
+        """What the bucket's head holds, after a look at all it reaches (P1)."""
+        files = head_files(bucket_folder(self.bucket))
+        return {os.fsdecode(path): body for path, body in files.items()}
+
+    def examine(self) -> Found:
+        """All that the head reaches, and what is wrong with it."""
+        return examine(bucket_folder(self.bucket))
+
+    def copy(self, where: FsPath) -> Place:
+        """The same again; what was there before is removed."""
+        if where.exists():
+            shutil.rmtree(where)
+        shutil.copytree(self.folder, where, symlinks=True)
+        return Place(where)
+
+
+def machine_in(folder: FsPath, bucket: str, store: Store | None = None) -> Machine:
+    """A machine whose folder is there already."""
+    made = Machine.__new__(Machine)
+    made.folder, made.bucket, made.env, made.store = folder, bucket, {}, store
+    made.root = folder / "experiments"
+    return made
 
 
 def files_of(root: FsPath) -> Files:
