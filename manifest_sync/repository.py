@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
@@ -332,19 +333,23 @@ class Repository(PageReader):
     def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:
         """The compare-and-swap; an answer that was lost is found out by reading (P6)."""
         refused = 0
+        found = expected
         for attempt in range(SWAP_TRIES_WHEN_UNKNOWN):
             try:
                 return Head(manifest, self.store.put_if(fmt.HEAD_KEY, body, etag=expected.etag), body)
             except PreconditionFailed:
                 refused += 1
             except Unknown:
+                pass
+            if attempt or not refused:
                 time.sleep(0.2 * 2**attempt)
             found = self.load_head()
-            if self.is_ancestor(manifest.snapshot, found):
-                # The swap succeeded and its answer was lost; others may have published since.
-                return found
-            if found.etag != expected.etag:
-                return Raced(found)
+            outcome = self._outcome(expected, manifest, found)
+            if outcome is not None:
+                return outcome
+        self.check_descends(
+            found, repository=expected.manifest.repository, snapshot=expected.manifest.snapshot
+        )
         if refused == SWAP_TRIES_WHEN_UNKNOWN:
             raise StoreUnavailable(
                 f"{self.store.location} refuses to replace the {fmt.HEAD_KEY} that it gave out, "
@@ -356,6 +361,22 @@ class Repository(PageReader):
             f"{self.store.location}: whether the head was swapped stayed unknown",
             "run the same command again; it finds out what happened and carries on",
         )
+
+    def _outcome(self, expected: Head, manifest: Manifest, found: Head) -> Head | Raced | None:
+        """What became of the swap of ``expected`` for ``manifest``, by a head read after it; None: unknown.
+
+        Only a head that came upon ``expected`` tells. One from before it, out of some cache, does not say
+        that the swap failed; who takes it so gives up what the true head needs.
+        """
+        if found.etag == expected.etag:
+            return None
+        for snapshot in chain([found.manifest.snapshot], self.iter_ancestors(found.manifest)):
+            if snapshot == manifest.snapshot:
+                # The swap succeeded and its answer was lost; others may have published since.
+                return found
+            if snapshot == expected.manifest.snapshot:
+                return Raced(found)
+        return None
 
 
 def parse_head(found: Object) -> Head:

@@ -5,8 +5,10 @@ Every push that says it succeeded is in the chain exactly once; nothing is delet
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path as FsPath
@@ -14,10 +16,10 @@ from typing import Literal
 
 import pytest
 
-from manifest_sync.errors import ManifestSyncError
+from manifest_sync.errors import ManifestSyncError, RolledBack
 from manifest_sync.project import Project
 from manifest_sync.stores.directory import DirectoryStore
-from tests.bucket_check import Found
+from tests.bucket_check import Found, snapshot_key
 from tests.conftest import Soak
 from tests.fault_proxy import FaultProxy
 from tests.fault_world import Files, Place, Scene, World, files_of, held_by, make_world
@@ -274,6 +276,60 @@ def test_a_report_names_the_snapshot_of_its_own_run(scene: Place, fast_path: FsP
 def machine_id(machine: Machine) -> str:
     with machine.project().workspace(()) as ws:
         return ws.machine
+
+
+@contextmanager
+def stale_after_a_lost_reply(place: Place, gpu: Machine, reads: int) -> Iterator[None]:
+    """The swap takes effect and is not answered; a cache then shows a head older than the one it replaced."""
+    first = next(manifest for manifest in place.examine().kept if manifest["sequence"] == 0)
+    body = json.dumps(first).encode()
+    with FaultyStore(DirectoryStore(str(place.bucket))) as store:
+        store.add_fault("put_if", kind="after_lost_reply", key_prefix=HEAD)
+        for number in range(1, reads + 1):
+            store.add_fault("get", kind="stale", after=number, key_prefix=HEAD, body=body, etag="older")
+        gpu.store = store
+        yield
+    gpu.store = None
+
+
+@pytest.mark.parametrize(("reads", "code"), [(1, 0), (6, 7)], ids=["once", "on-and-on"])
+def test_a_stale_head_after_a_lost_reply_settles_nothing(
+    scene: Place, fast_path: FsPath, reads: int, code: int
+) -> None:
+    place = scene.copy(fast_path / "place")
+    old = place.examine()
+    gpu, laptop = place.machine("gpu"), place.machine("laptop")
+    record = Record()
+    with stale_after_a_lost_reply(place, gpu, reads):
+        assert run(gpu, record) == code
+    if code:
+        record.acknowledged = [place.examine().chain[0]]
+        assert run(gpu, record) == 0
+    finish(gpu, laptop, place.examine, record, MEANWHILE[0], old)
+
+
+@pytest.mark.parametrize(("reads", "code"), [(1, 0), (6, 7)], ids=["once", "on-and-on"])
+def test_a_collection_keeps_its_list_when_a_stale_head_follows_a_lost_reply(
+    scene: Place, fast_path: FsPath, reads: int, code: int
+) -> None:
+    """The head that is there names the list: whoever deletes it takes away what others must read (P6)."""
+    place = scene.copy(fast_path / "place")
+    gpu = place.machine("gpu")
+    gpu.push("copy")
+    doomed = [
+        place.bucket / snapshot_key(old["sequence"], old["snapshot"]) for old in place.examine().kept[1:]
+    ]
+    with stale_after_a_lost_reply(place, gpu, reads):
+        if code:
+            with pytest.raises(RolledBack):
+                collect(gpu.project, gpu.root, Record())
+        else:
+            collect(gpu.project, gpu.root, Record())
+    head = json.loads((place.bucket / HEAD).read_bytes())
+    assert all((place.bucket / key).exists() for _, key in head["collections"])
+    assert head["fence"] == 1, "a collection that succeeded is not repeated"
+    assert [path.exists() for path in doomed] == [bool(code)] * 2
+    assert place.examine().problems == []
 
 
 @pytest.fixture(scope="module")
