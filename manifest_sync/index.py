@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from manifest_sync.index_connection import batches
 from manifest_sync.index_pages import DELETE_EMPTY, PageTables
-from manifest_sync.model import Hash, Path, Stat, State
+from manifest_sync.model import MAX_PATH, Hash, Path, Stat, State
 
 Ranges = Iterable[tuple[bytes, bytes]]
 """Half-open ranges of path bytes, ``low <= path < high``, sorted and disjoint."""
@@ -173,6 +173,17 @@ class Index(PageTables):
         with self._atomic():
             self._write(f"DELETE FROM paths WHERE {condition} AND local IS NULL AND remote IS NULL")  # noqa: S608
             self._write(f"UPDATE paths SET base = NULL WHERE {condition}")  # noqa: S608
+
+    def forget_base_outside(self, ranges: Ranges) -> None:
+        """Forget what was agreed on outside ``ranges``."""
+        low = b""
+        with self._atomic():
+            for high, following in [*ranges, (b"\xff" * (MAX_PATH + 1), b"")]:
+                where = "base IS NOT NULL AND path >= ? AND path < ?"
+                bounds = (low, high)
+                self._write(f"DELETE FROM paths WHERE {where} AND local IS NULL AND remote IS NULL", bounds)  # noqa: S608
+                self._write(f"UPDATE paths SET base = NULL WHERE {where}", bounds)  # noqa: S608
+                low = following
 
     def agree(self, ranges: Ranges) -> int:
         """Take as base what is the same here and in the bucket; forget a base that both have deleted.

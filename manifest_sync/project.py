@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
@@ -16,11 +17,14 @@ from manifest_sync.observe import load_head
 from manifest_sync.project_care import ProjectCare
 from manifest_sync.report import Progress, RunReport, StatusReport, SyncReport
 from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.selection import Selection, write_selection
 from manifest_sync.workspace import Workspace
 
 if TYPE_CHECKING:
     from manifest_sync.initialize import InitReport
     from manifest_sync.manifest import Manifest
+    from manifest_sync.model import Path
+    from manifest_sync.tracking import TrackReport
     from manifest_sync.trash import EmptyReport, RunTrash
 
 DEFAULT_ROOT = "experiments"
@@ -101,8 +105,8 @@ class Project(ProjectCare):
         from manifest_sync.pull import pull
         from manifest_sync.push import push
 
-        bring, groups = run_options("pull", "copy", self.config, checksum=checksum, **options)
-        send, _ = run_options("push", "copy", self.config, message=message, **options)
+        bring, groups = self._options("pull", "copy", {**options, "checksum": checksum})
+        send, _ = self._options("push", "copy", {**options, "message": message})
         with self.workspace(groups) as ws:
             pulled = self._timed(ws, lambda: pull(ws, bring))
             pushed = self._timed(ws, lambda: push(ws, send))
@@ -121,7 +125,7 @@ class Project(ProjectCare):
         """Make the tree like a snapshot, as far as the mode goes; see `restore.pull_at`. The base stays."""
         from manifest_sync.restore import pull_at
 
-        scope = Scope(self.scope(only).only, tuple(exclude))
+        scope = self.tracked_scope(Scope(self.scope(only).only, tuple(exclude)))
         with self.workspace(tuple(groups)) as ws:
             manifest = self._snapshot(ws, at)
             return self._timed(ws, lambda: pull_at(ws, manifest, scope, mode or self.config.pull, **options))
@@ -149,6 +153,38 @@ class Project(ProjectCare):
         wanted = parse_scope(paths, self.config.root)
         with self.workspace(tuple(self.config.groups)) as ws:
             return self._timed(ws, lambda: drop(ws, wanted, dry_run=dry_run))
+
+    def track(self, paths: Sequence[str], *, everything: bool = False) -> TrackReport:
+        """Add paths to what this machine looks at, and let the next pull bring back what was dropped of them.
+
+        Args:
+            everything: select all there is instead.
+        """
+        from manifest_sync.tracking import TrackReport, track
+
+        if everything:
+            if paths:
+                raise UsageError("PATH and --all exclude each other", "use one of them")
+            write_selection(self.state_dir(), ())
+            return TrackReport("track", ())
+        wanted = parse_scope(paths, self.config.root)
+        return self._select(wanted, track) if wanted else TrackReport("track", self.selection())
+
+    def untrack(self, paths: Sequence[str]) -> TrackReport:
+        """Take paths out of what this machine looks at; the files stay, here and in the bucket."""
+        from manifest_sync.tracking import untrack
+
+        return self._select(parse_scope(paths, self.config.root), untrack)
+
+    def _select(
+        self,
+        paths: Sequence[Path],
+        change: Callable[[Workspace, Selection, Sequence[Path]], TrackReport],
+    ) -> TrackReport:
+        with self.workspace(tuple(self.config.groups)) as ws:
+            report = change(ws, self.selection(), paths)
+            write_selection(self.state_dir(), report.selection)
+        return report
 
     def undo(self, run: str = "") -> RunReport:
         """Take back what a pull, restore or drop did; default: the last one."""
@@ -184,9 +220,15 @@ class Project(ProjectCare):
         mode: str,
         asked: Mapping[str, object],
     ) -> RunReport:
-        options, groups = run_options(command, mode, self.config, **asked)  # type: ignore[arg-type]
+        options, groups = self._options(command, mode, asked)
         with self.workspace(groups) as ws:
             return self._timed(ws, lambda: operation(ws, options))
+
+    def _options(
+        self, command: str, mode: str, asked: Mapping[str, object]
+    ) -> tuple[RunOptions, tuple[str, ...]]:
+        options, groups = run_options(command, mode, self.config, **asked)  # type: ignore[arg-type]
+        return replace(options, scope=self.tracked_scope(options.scope)), groups
 
     def status(
         self, offline: bool = False, only: Sequence[str] = (), groups: Sequence[str] = ()
@@ -194,7 +236,7 @@ class Project(ProjectCare):
         """What differs between here and the bucket; nothing but the local cache is written."""
         from manifest_sync.status import status
 
-        scope = self.scope(only)
+        scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(groups), must_lock=False) as ws:
             return self._timed(ws, lambda: status(ws, scope, offline=offline))
 
@@ -203,4 +245,4 @@ class Project(ProjectCare):
         from manifest_sync.rebuild import rebuild_index
 
         with self.workspace((), new_index=True) as ws:
-            return self._timed(ws, lambda: rebuild_index(ws))
+            return self._timed(ws, lambda: rebuild_index(ws, self.tracked_scope(Scope.everything())))

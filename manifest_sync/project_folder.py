@@ -30,15 +30,18 @@ from manifest_sync.locking import LocalLock
 from manifest_sync.model import STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership
 from manifest_sync.ownfiles import write_whole
-from manifest_sync.report import Progress, RunReport, Silent
+from manifest_sync.report import Progress, RunReport, Silent, StatusReport
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.selection import Selection, narrow, read_selection
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Store
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
 DEFAULT_JOBS = 8
+_TRACKED = ("push", "pull", "rebuild-index")
+"""Commands that look at what this machine tracks, and not at what they are told."""
 
 
 class Timed(Protocol):
@@ -145,6 +148,10 @@ class ProjectFolder:
                 index_path = stack.enter_context(Index.successor(index_path))
             index = Index.open(index_path)
             stack.callback(index.close)
+            selection = self.selection()
+            if selection:
+                # Whoever set a base there: see `selection`.
+                index.forget_base_outside(Scope(selection).ranges())
             config = self.config
             tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
             if warning:
@@ -194,6 +201,8 @@ class ProjectFolder:
         requests = Counter(ws.repository.store.requests)
         report.requests = dict(requests - self._told)
         self._told = requests
+        if isinstance(report, StatusReport) or (isinstance(report, RunReport) and report.command in _TRACKED):
+            report.selection = list(self.selection())
         if isinstance(report, RunReport) and report.run:
             from manifest_sync.trash import TrashLimits, evict
 
@@ -203,6 +212,14 @@ class ProjectFolder:
     def scope(self, only: Sequence[str]) -> Scope:
         """The scope that names on the command line mean; none of them: everything."""
         return Scope(tuple(parse_scope(only, self.config.root)))
+
+    def selection(self) -> Selection:
+        """What this machine tracks; nothing at all means everything."""
+        return read_selection(self.state_dir())
+
+    def tracked_scope(self, scope: Scope) -> Scope:
+        """The part of a scope that this machine tracks."""
+        return narrow(scope, self.selection())
 
     def path(self, name: str) -> Path:
         """The one path that a name on the command line means."""

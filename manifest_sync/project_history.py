@@ -79,7 +79,7 @@ class ProjectHistory(ProjectFolder):
         """The files that both git and the bucket own, and those that neither does."""
         from manifest_sync.owners import survey
 
-        scope = self.scope(only)
+        scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(self.config.groups), must_lock=False) as ws:
             return self._timed(ws, lambda: survey(ws, scope, self._tracked(ws), offline=offline))
 
@@ -114,5 +114,6 @@ class ProjectHistory(ProjectFolder):
             with self.history() as history:
                 yield between(history, history.at(a), history.at(b), scope)
         else:
+            scope = self.tracked_scope(scope)
             with self.workspace(tuple(groups), must_lock=False) as ws:
                 yield with_tree(ws, a, scope)

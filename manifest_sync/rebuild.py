@@ -13,9 +13,12 @@ from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 
 
-def rebuild_index(ws: Workspace) -> RunReport:
-    """Fill an empty index: read the head's pages, scan, hash what the bucket also has, and compare."""
-    scope = Scope.everything()
+def rebuild_index(ws: Workspace, scope: Scope) -> RunReport:
+    """Fill an empty index: read the head's pages, scan, hash what the bucket also has, and compare.
+
+    Args:
+        scope: what this machine tracks.
+    """
     report = RunReport("rebuild-index", "full")
     head, lost = load_reflected_head(ws, scope)
     observed = statcache.scan(ws, scope)

@@ -64,6 +64,8 @@ class RunReport:
     """With ``--checksum``: files whose change the stat cache had not shown."""
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     """What the bucket does not hold although it should, with the reason."""
+    selection: list[Path] = field(default_factory=list)
+    """What this machine tracks; empty when that is everything."""
     run: str = ""
     """The run's name in the trash, for ``undo``; '' when nothing was changed here."""
     bytes: int = 0
@@ -98,6 +100,7 @@ class RunReport:
             "actions": self.actions,
             "missed": [json_path(p) for p in self.missed],
             "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
+            "selection": [json_path(p) for p in self.selection],
             "run": self.run,
             "bytes": self.bytes,
             "stored_bytes": self.stored_bytes,
@@ -209,6 +212,8 @@ class StatusReport:
     """What `drop` took away here and the bucket holds."""
     two_owners: list[Path] = field(default_factory=list)
     """What is git's now, by the rules or because git tracks it, and is in the bucket all the same."""
+    selection: list[Path] = field(default_factory=list)
+    """What this machine tracks; empty when that is everything."""
     trash_files: int = 0
     trash_bytes: int = 0
     trash_sole: list[Path] = field(default_factory=list)
@@ -236,6 +241,7 @@ class StatusReport:
             "conflicts": [conflict.to_json() for conflict in self.conflicts],
             "dropped": [json_path(p) for p in self.dropped],
             "two_owners": [json_path(p) for p in self.two_owners],
+            "selection": [json_path(p) for p in self.selection],
             "trash_files": self.trash_files,
             "trash_bytes": self.trash_bytes,
             "trash_sole": [json_path(p) for p in self.trash_sole],

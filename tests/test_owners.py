@@ -84,7 +84,7 @@ def test_rule_and_line_are_told(machine: Machine) -> None:
 
 
 def test_two_owners_are_listed_and_status_warns(machine: Machine) -> None:
-    assert machine.status(groups=["loras"]).two_owners == [b"docs/c.json"]
+    assert machine.status().two_owners == [b"docs/c.json"]
     git(machine, "add", "experiments/exp/b.json")
     for _ in range(2):
         status = machine.status()
@@ -101,6 +101,7 @@ def test_two_owners_are_listed_and_status_warns(machine: Machine) -> None:
     assert text.startswith("two owners, git and the bucket: 2; `owners` says why")
     assert machine.command("owners", "--exit-code").returncode == 1
     git(machine, "rm", "-q", "--cached", "experiments/exp/b.json")
+    assert machine.status().two_owners == [b"docs/c.json"]
     configure(machine, '"git docs/"', '"bucket docs/"')
     assert machine.status().two_owners == []
     assert machine.command("owners", "--exit-code").returncode == 0

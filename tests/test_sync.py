@@ -74,3 +74,14 @@ def test_the_scope_holds_for_both_halves(pair: tuple[Machine, Machine]) -> None:
     assert (report.pull.changed, report.push.new) == (1, 1)
     assert not (laptop.root / "exp2/new there").exists()
     assert {entry.path for entry in gpu.project().ls("exp2")} == {b"exp2/d", b"exp2/new there"}
+
+
+def test_damage_that_only_the_pull_meets_decides_the_exit_code(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    _, laptop = pair
+    for pack in (tmp_path / "bucket/packs").rglob("*.pack"):
+        pack.unlink()
+    report = laptop.project().sync()
+    assert (report.pull.exit_code, report.push.exit_code, report.exit_code) == (7, 0, 7)
+    assert [path for path, _ in report.damaged] == [b"exp1/a", b"exp2/new there"]

@@ -21,6 +21,7 @@ from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
 from manifest_sync.cli.owners_commands import owners
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push, sync
+from manifest_sync.cli.track_commands import track, untrack
 from manifest_sync.cli.verify_commands import verify
 from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
 
@@ -171,6 +172,8 @@ _COMMANDS = (
     restore,
     undo,
     drop,
+    track,
+    untrack,
     trash,
 )
 for _command in _COMMANDS:

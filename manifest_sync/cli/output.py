@@ -16,6 +16,7 @@ from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport, SyncReport
 
 MOST_PATHS = 20
+_MOST_SELECTED = 5
 
 CASES = {
     # case: (words in a closing summary, heading and next command in `status`)
@@ -153,7 +154,9 @@ def print_run(report: RunReport, settings: Settings) -> None:
         return
     lines = _action_lines(report, settings)
     lines += _missed_lines(report, settings)
-    print_lines([*lines, _headline(report), *_left_lines(report), *problems, *_undo_hint(report)])
+    print_lines(
+        [*lines, _headline(report), *_left_lines(report), *_selected(report), *problems, *_undo_hint(report)]
+    )
 
 
 def print_sync(report: SyncReport, settings: Settings) -> None:
@@ -172,7 +175,11 @@ def print_sync(report: SyncReport, settings: Settings) -> None:
     for half in (pull, push):
         lines += _action_lines(half, settings) + _missed_lines(half, settings) + [_headline(half)]
     left = _left_lines(replace(push, left=report.left))
-    print_lines([*lines, *left, *problems, *_undo_hint(pull)])
+    print_lines([*lines, *left, *_selected(push), *problems, *_undo_hint(pull)])
+
+
+def _selected(report: RunReport) -> list[str]:
+    return selection_lines(report.selection) if report.command in _LEFT else []
 
 
 def _undo_hint(report: RunReport) -> list[str]:
@@ -254,6 +261,15 @@ def _ways(cases: Sequence[str], ways: dict[str, str]) -> str:
         # --copy does part and --full does all of it, which is what naming both says.
         return unique[0]
     return ", ".join(unique)
+
+
+def selection_lines(selection: Sequence[Path]) -> list[str]:
+    """That only a part was looked at, and which."""
+    if not selection:
+        return []
+    shown = ", ".join(display(path) for path in selection[:_MOST_SELECTED])
+    more = f" and {number(len(selection) - _MOST_SELECTED)} more" if len(selection) > _MOST_SELECTED else ""
+    return [f"only what this machine tracks was looked at: {shown}{more}"]
 
 
 def damage_lines(damaged: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:

@@ -18,6 +18,7 @@ from manifest_sync.cli.output import (
     plural,
     print_lines,
     rfc3339,
+    selection_lines,
     skipped_lines,
 )
 from manifest_sync.model import Path, display, json_path
@@ -58,6 +59,7 @@ def print_status(report: StatusReport, settings: Settings) -> None:
     seen = "the bucket as it was last seen, " if report.offline else ""
     verdict = "" if report.has_drift else "no drift: "
     lines.append(f"{verdict}{number(report.unchanged)} unchanged; {seen}sequence {report.sequence}")
+    lines += selection_lines(report.selection)
     if report.trash_files:
         lines.append(f"{number(report.trash_files)} in the trash, {human_size(report.trash_bytes)}")
     if report.trash_sole:
