@@ -8,7 +8,17 @@ from manifest_sync.canonical import hash_bytes
 from manifest_sync.diff import needs_hash
 from manifest_sync.index import Row
 from manifest_sync.lostpages import LostPages
-from manifest_sync.model import SPECIAL, UNREAD, EntryType, Path, Stat, State, file_state, make_state
+from manifest_sync.model import (
+    MAX_PATH,
+    SPECIAL,
+    UNREAD,
+    EntryType,
+    Path,
+    Stat,
+    State,
+    file_state,
+    make_state,
+)
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_folder, is_regular, is_symlink
@@ -141,9 +151,11 @@ def _apply(
         row = rows.pop(name, None)
         if row is None or row.local != SPECIAL:
             updates.append((Path(prefix + name), None, SPECIAL, 1))
+    for name in listing.too_long:
+        observed.skipped[Path(prefix + name)] = f"its path has more than {MAX_PATH} bytes"
     ws.index.put_local(updates)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
-    is_compared = listing.complete
+    is_compared = listing.complete and not listing.too_long
     for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
         gone = Path(prefix + name)
         if scope.enters(gone):

@@ -271,7 +271,7 @@ def test_deep_tree_needs_no_recursion(tree: Tree, request: pytest.FixtureRequest
     assert tree.worktree.hash_file(Path(deepest + b"/leaf"))[1].size == 0
 
 
-def test_path_longer_than_allowed_is_special(tree: Tree) -> None:
+def test_a_path_longer_than_allowed_is_said_to_be(tree: Tree) -> None:
     name = b"n" * 250
     descriptor = os.open(tree.root, os.O_RDONLY)
     for _ in range(17):
@@ -282,7 +282,7 @@ def test_path_longer_than_allowed_is_special(tree: Tree) -> None:
     os.close(descriptor)
     found = tree.scan()
     assert max(len(folder) for folder in found) <= MAX_PATH
-    assert [listing.folder for listing in found.values() if listing.special == [name]]
+    assert [listing.folder for listing in found.values() if listing.too_long == [name]]
 
 
 def test_unreadable_folder_is_unseen() -> None:

@@ -46,8 +46,9 @@ class Listing:
     all_folders: list[bytes] = field(default_factory=list)
     """Names of all folders there are, those that are not ours or not in scope too."""
     special: list[bytes] = field(default_factory=list)
-    """Names that are ours by their path and never sent: fifo, socket, device, skipped symlink, path too
-    long."""
+    """Names that are ours by their path and never sent: fifo, socket, device, skipped symlink."""
+    too_long: list[bytes] = field(default_factory=list)
+    """Names of files and folders that are ours and cannot be sent, because no path may be that long."""
     complete: bool = True
     """Whether every folder in it that is ours is in ``folders``; a limited scope leaves some out."""
     recursive: bool = True
@@ -174,7 +175,7 @@ class Scanner:
             )
         digest = self._digest(folder, found, names)
         everything = [os.fsencode(name) for name in names]
-        entered, left_out, too_long = self._enter(folder, everything) if recursive else ([], True, [])
+        entered, left_out, long_folders = self._enter(folder, everything) if recursive else ([], True, [])
         if known is not None and known[0] == digest and self._skippable(folder):
             plain = [entry[2] for entry in found if st.S_ISREG(entry[1])]
             return Listing(
@@ -189,7 +190,7 @@ class Scanner:
                 n_files=len(plain),
                 n_bytes=sum(plain),
             )
-        files, special = self._sort(folder, found)
+        files, special, too_long = self._sort(folder, found)
         return Listing(
             folder,
             digest,
@@ -198,7 +199,8 @@ class Scanner:
             files,
             entered,
             everything,
-            special + too_long,
+            special,
+            too_long + long_folders,
             not left_out,
             recursive,
             "",
@@ -263,22 +265,28 @@ class Scanner:
                 left_out = True
         return entered, left_out, too_long
 
-    def _sort(self, folder: Path, found: list[_Found]) -> tuple[list[tuple[bytes, Stat]], list[bytes]]:
+    def _sort(
+        self, folder: Path, found: list[_Found]
+    ) -> tuple[list[tuple[bytes, Stat]], list[bytes], list[bytes]]:
+        """The folder's files, what is special, and what has too long a path."""
         prefix = folder + b"/" if folder else b""
         keep = self._symlinks == "keep"
         files: list[tuple[bytes, Stat]] = []
         special: list[bytes] = []
+        too_long: list[bytes] = []
         is_ours = self._ownership.file_is_ours
         for text, mode, size, mtime, ctime, inode in found:
             name = os.fsencode(text)
             path = Path(prefix + name)
             if not is_ours(path):
                 continue
-            if (st.S_ISREG(mode) or (keep and st.S_ISLNK(mode))) and len(path) <= MAX_PATH:
-                files.append((name, Stat(size, mtime, ctime, inode, mode)))
-            else:
+            if not (st.S_ISREG(mode) or (keep and st.S_ISLNK(mode))):
                 special.append(name)
-        return files, special
+            elif len(path) > MAX_PATH:
+                too_long.append(name)
+            else:
+                files.append((name, Stat(size, mtime, ctime, inode, mode)))
+        return files, special, too_long
 
 
 def _target_stat(name: str, descriptor: int, link: os.stat_result) -> os.stat_result:
