@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ from manifest_sync import (
     upload,
 )
 from manifest_sync.canonical import decompress
-from manifest_sync.model import Path, State
+from manifest_sync.model import Path, Stat, State
 from manifest_sync.pages import MAX_PAGE_RAW, parse_page
 from manifest_sync.repository import Head, Raced
 from manifest_sync.stores import directory
 from manifest_sync.stores.base import NotFound, PreconditionFailed, Unknown
-from manifest_sync.worktree import folders, replace, trash
+from manifest_sync.worktree import folders, read, replace, scan, trash
 from manifest_sync.worktree.read import look
 
 
@@ -172,6 +173,28 @@ def _ignore_the_racy_rule() -> None:
         setattr(module, "trust", lambda ws, stat, clock: 1)  # noqa: B010
 
 
+def _believe_torn_reads() -> None:
+    read.Reader.unchanged = lambda self: True  # type: ignore[method-assign]
+
+
+def _disregard_ctime() -> None:
+    real = read.same_stat
+
+    def same_stat(one: Stat, other: Stat, *, trust_ctime: bool, trust_inode: bool) -> bool:
+        return real(one, other, trust_ctime=False, trust_inode=trust_inode)
+
+    setattr(read, "same_stat", same_stat)  # noqa: B010
+
+
+def _keep_quiet_about_long_paths() -> None:
+    real = scan.Scanner._list
+
+    def list_(self: Any, folder: Path, *, recursive: bool) -> scan.Listing:
+        return dataclasses.replace(real(self, folder, recursive=recursive), too_long=[])
+
+    scan.Scanner._list = list_  # type: ignore[method-assign]
+
+
 def _take_unseen_for_deleted() -> None:
     def forget(ws: Any, folder: Path, observed: Any) -> None:
         ws.index.forget_local_below(folder)
@@ -272,6 +295,7 @@ def _write_objects_in_place() -> None:
 
 _GC = "tests/test_gc_pushes.py"
 _ROUNDTRIP = "tests/test_roundtrip.py"
+_ODDITIES = "tests/test_filesystem_oddities.py::test_oddity"
 MUTATIONS = (
     Mutation(
         "drop-if-match",
@@ -348,6 +372,9 @@ MUTATIONS = (
         _ignore_the_racy_rule,
         ("tests/test_roundtrip.py::test_a_file_as_young_as_its_hash_is_hashed_again",),
     ),
+    Mutation("torn-reads", "P13", _believe_torn_reads, (f"{_ODDITIES}[overwritten-while-read]",)),
+    Mutation("no-ctime", "P13", _disregard_ctime, (f"{_ODDITIES}[mtime-restored]",)),
+    Mutation("quiet-about-long-paths", "P14", _keep_quiet_about_long_paths, (f"{_ODDITIES}[4097-bytes]",)),
     Mutation(
         "unseen-is-deleted",
         "P12",
