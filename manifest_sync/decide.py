@@ -24,6 +24,7 @@ from manifest_sync.plan import (
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
 from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.settle import Settle
 from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
 
@@ -39,6 +40,8 @@ class RunOptions:
     list_actions: bool = False
     max_delete: str | None = None
     message: str = ""
+    settle: Settle | None = None
+    """Of a push: send only what holds still."""
 
 
 @dataclass(slots=True)

@@ -6,6 +6,8 @@ Operations are imported where they are called: a push with nothing to do must no
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
 from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import UsageError
+from manifest_sync.model import Path
 from manifest_sync.observe import load_head
 from manifest_sync.project_care import ProjectCare
 from manifest_sync.report import Progress, RunReport, StatusReport, SyncReport
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from manifest_sync.model import Path
     from manifest_sync.tracking import TrackReport
     from manifest_sync.trash import EmptyReport, RunTrash
+    from manifest_sync.watch import Teller, WatchOptions, WatchReport
 
 DEFAULT_ROOT = "experiments"
 
@@ -111,6 +115,74 @@ class Project(ProjectCare):
             pulled = self._timed(ws, lambda: pull(ws, bring))
             pushed = self._timed(ws, lambda: push(ws, send))
         return SyncReport(pulled, pushed)
+
+    def watch(
+        self,
+        options: WatchOptions,
+        teller: Teller,
+        stopping: Callable[[], bool],
+        *,
+        mode: str = "copy",
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        message: str = "",
+    ) -> WatchReport:
+        """Push what is new and changed as it comes to rest, until ``stopping``; see `watch.Watch`.
+
+        Between two pushes no lock is held, so that other commands can run.
+
+        Args:
+            mode: ``copy``, or ``new`` to leave changed files alone; nothing is ever deleted.
+
+        Raises:
+            UsageError: another mode, or less than a second to settle.
+        """
+        from manifest_sync.gitinfo import tracked_files
+        from manifest_sync.ownership import Ownership
+        from manifest_sync.push import push
+        from manifest_sync.selection import common
+        from manifest_sync.settle import Settle
+        from manifest_sync.watch import Watch, hint_filter
+        from manifest_sync.worktree.events import Events, no_events
+
+        if mode not in ("new", "copy"):
+            raise UsageError(f"watch does not delete, so there is no --{mode}", "use --new or --copy")
+        if options.settle < 1:
+            raise UsageError(
+                "--settle must be at least a second", "some filesystems do not know the time better than that"
+            )
+        given = {"only": only, "exclude": exclude, "groups": groups, "message": message}
+        config = self.config
+        whole, with_groups = run_options("push", mode, config, **given)  # type: ignore[arg-type]
+        settle = Settle(round(options.settle * 1e9), config.trust_ctime)
+
+        def push_some(paths: tuple[Path, ...] | None) -> RunReport:
+            # Asked each time, because `track` may have changed what this machine looks at.
+            asked, _ = self._options("push", mode, given)
+            scope = asked.scope
+            if paths is not None:
+                scope = Scope(common(paths, scope.only), scope.exclude)
+                if not scope.only:
+                    return RunReport("push", mode)
+            with self.workspace(with_groups) as ws:
+                return self._timed(ws, lambda: push(ws, replace(asked, scope=scope, settle=settle)))
+
+        tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
+        if warning:
+            teller.note(warning)
+        wanted = hint_filter(whole.scope, Ownership(config.rules, config.groups, with_groups, tracked))
+        with Events(self.root, wanted, no_events(self.root, self._env)) as events:
+            return Watch(
+                options,
+                push_some,
+                events,
+                teller,
+                stopping=stopping,
+                clock=time.monotonic,
+                wait=time.sleep,
+                jitter=lambda ceiling: ceiling * secrets.randbelow(1000) / 1000,
+            ).run()
 
     def pull_at(
         self,

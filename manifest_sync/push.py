@@ -33,6 +33,8 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     settle(ws)
     head = observe.load_head(ws)
     observed = statcache.scan(ws, options.scope, checksum=options.checksum)
+    if options.settle is not None:
+        statcache.note_restless(ws, options.scope, options.settle, observed)
 
     def attempt(current: Head) -> Head | Raced:
         decision = decide(ws, current, options, observed, report)
@@ -44,6 +46,7 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     if not report.snapshot:
         report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
     report.skipped = sorted(observed.skipped.items())
+    report.waiting = sorted(observed.restless)
     report.missed = observed.missed
     return report
 
@@ -55,7 +58,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     drop_collected(ws, head)
     ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.UPLOAD, 0))
     uploads = decision.rows(Verb.UPLOAD, Verb.KEEP_BOTH)
-    sent = upload(ws, head, session, observed.clock, uploads, observed.skipped)
+    sent = upload(ws, head, session, uploads, observed, decision.options.settle)
     ws.progress.end("transfer")
     report.bytes += sent.bytes
     report.stored_bytes += sent.stored_bytes
@@ -68,7 +71,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     kept = [
         (entry.path, entry.state, records.encode_entry(entry), fence)
         for row, entry in decision.copies(head)
-        if row.path not in observed.skipped
+        if not observed.is_hidden(row.path)
     ]
     ws.index.put_pending(kept, becomes_base=False)
     if not ws.index.has_planned():
@@ -81,6 +84,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     if isinstance(outcome, Head):
         # After a lost answer the head may be another machine's by now, which came upon ours.
         report.snapshot, report.sequence = commit.snapshot, head.manifest.sequence + 1
+        report.published = True
         _record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome

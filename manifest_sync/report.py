@@ -66,6 +66,10 @@ class RunReport:
     """What the bucket does not hold although it should, with the reason."""
     selection: list[Path] = field(default_factory=list)
     """What this machine tracks; empty when that is everything."""
+    waiting: list[Path] = field(default_factory=list)
+    """Of a push that sends only what holds still: changed files that do not yet."""
+    published: bool = False
+    """Whether this run made a new head."""
     run: str = ""
     """The run's name in the trash, for ``undo``; '' when nothing was changed here."""
     bytes: int = 0

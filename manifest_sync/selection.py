@@ -78,10 +78,7 @@ def narrow(scope: Scope, selection: Selection) -> Scope:
         return Scope(selection, scope.exclude)
     only: list[Path] = []
     for path in scope.only:
-        if any(is_below(path, selected) for selected in selection):
-            only.append(path)
-            continue
-        inside = [selected for selected in selection if is_below(selected, path)]
+        inside = common([path], selection)
         if not inside:
             raise UsageError(
                 f"{display(path)} is not tracked on this machine",
@@ -89,3 +86,16 @@ def narrow(scope: Scope, selection: Selection) -> Scope:
             )
         only += inside
     return Scope(tuple(only), scope.exclude)
+
+
+def common(paths: Iterable[Path], selection: Selection) -> tuple[Path, ...]:
+    """What ``paths`` and the selection have in common; of a path above a selected one, that one."""
+    if not selection:
+        return tuple(paths)
+    found: list[Path] = []
+    for path in paths:
+        if any(is_below(path, selected) for selected in selection):
+            found.append(path)
+        else:
+            found += [selected for selected in selection if is_below(selected, path)]
+    return tuple(found)

@@ -20,8 +20,18 @@ from manifest_sync.model import (
     make_state,
 )
 from manifest_sync.scope import Scope
+from manifest_sync.settle import Settle, is_line_file
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Changing, Listing, Unreadable, Vanished, is_folder, is_regular, is_symlink
+from manifest_sync.worktree import (
+    Changing,
+    Listing,
+    Reader,
+    Unreadable,
+    Vanished,
+    is_folder,
+    is_regular,
+    is_symlink,
+)
 
 _HASH_BATCH = 1000
 
@@ -35,6 +45,8 @@ class Observed:
     unseen: list[Path] = field(default_factory=list)
     """Folders that could not be looked into: nothing in them counts as deleted (P12)."""
     skipped: dict[Path, str] = field(default_factory=dict)
+    restless: set[Path] = field(default_factory=set)
+    """Changed files that do not hold still, where only such are sent."""
     missed: list[Path] = field(default_factory=list)
     lost: LostPages = field(default_factory=LostPages)
     """Pages of the head that cannot be read."""
@@ -43,6 +55,7 @@ class Observed:
         """Whether no case holds for this path in this run, because it could not be seen or read."""
         return (
             path in self.skipped
+            or path in self.restless
             or any(not folder or path == folder or path.startswith(folder + b"/") for folder in self.unseen)
             or (bool(self.lost) and self.lost.hides(path))
         )
@@ -216,6 +229,30 @@ def trust(ws: Workspace, stat: Stat, clock: int) -> int:
     """
     newest = max(stat.mtime_ns, stat.ctime_ns) if ws.worktree.trust_ctime else stat.mtime_ns
     return int(newest < clock)
+
+
+def note_restless(ws: Workspace, scope: Scope, settle: Settle, observed: Observed) -> None:
+    """Find the changed files that do not hold still: this run leaves them alone, and reads none of them."""
+    for row in ws.index.iter_drift(scope.ranges()):
+        if row.stat is None or settle.is_at_rest(row.stat, observed.clock):
+            continue
+        if not scope.contains(row.path) or not ws.ownership.file_is_ours(row.path):
+            continue
+        if not (is_line_file(row.path) and _ends_with_a_line(ws, row.path)):
+            observed.restless.add(row.path)
+
+
+def _ends_with_a_line(ws: Workspace, path: Path) -> bool:
+    try:
+        with ws.worktree.open_read(path) as reader:
+            return ends_with_a_line(reader)
+    except (Vanished, Unreadable):
+        return False
+
+
+def ends_with_a_line(reader: Reader) -> bool:
+    """Whether the last byte of a file, as long as it was when it was opened, is a newline."""
+    return reader.stat.size > 0 and reader.read_at(reader.stat.size - 1, 1) == b"\n"
 
 
 def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:

@@ -28,9 +28,10 @@ from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
 from manifest_sync.pages import MAX_CHUNKS, PageRef
 from manifest_sync.repository import Head
-from manifest_sync.statcache import trust
+from manifest_sync.settle import Settle, is_line_file
+from manifest_sync.statcache import Observed, ends_with_a_line, trust
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import Changing, Unreadable, Vanished, is_symlink
+from manifest_sync.worktree import Changing, Reader, Unreadable, Vanished, is_symlink
 
 READ_TRIES = 3
 _BATCH_FILES = 2000
@@ -61,10 +62,13 @@ class Sent:
 
 
 class _Uploader:
-    def __init__(self, ws: Workspace, head: Head, session: str, clock: int) -> None:
+    def __init__(
+        self, ws: Workspace, head: Head, session: str, observed: Observed, settle: Settle | None
+    ) -> None:
         self._ws = ws
         self._fence = head.manifest.fence
-        self._clock = clock
+        self._observed = observed
+        self._settle = settle
         self._writer = ws.writer()
         self._live = {page.id: page for page in head.manifest.pages}
         self._pages: OrderedDict[str, dict[Hash, ChunkRef]] = OrderedDict()
@@ -78,13 +82,12 @@ class _Uploader:
         self._resumed: list[Path] = []
         self._resumes = ws.index.has_pending()
         self.sent = Sent()
-        self.skipped: dict[Path, str] = {}
 
     def run(self, rows: Iterable[Row]) -> None:
         try:
             for row in rows:
                 if row.local == SPECIAL:
-                    self.skipped[row.path] = "not a regular file"
+                    self._observed.skipped[row.path] = "not a regular file"
                 elif not self._resume(row):
                     self._send(row)
                 self._record(_BATCH_FILES)
@@ -111,17 +114,36 @@ class _Uploader:
                 self._send_symlink(row.path, row.stat)
                 return
             for _ in range(READ_TRIES):
-                draft = self._read(row.path)
+                draft = self._read(row)
                 if draft is not None:
                     self._drafts.append(draft)
                     self.sent.files += 1
                     self.sent.bytes += draft.stat.size
                     return
-            self.skipped[row.path] = "it kept changing while it was read"
+            raise Changing(row.path, "it kept changing while it was read")
+        except Changing as error:
+            if self._settle is not None:
+                self._observed.restless.add(row.path)
+            else:
+                self._observed.skipped[row.path] = error.reason
         except Vanished:
-            self.skipped[row.path] = "it vanished while it was read"
-        except (Changing, Unreadable) as error:
-            self.skipped[row.path] = error.reason
+            if self._settle is not None:
+                # It was there a moment ago and its writer took it away: nothing to tell of.
+                self._observed.restless.add(row.path)
+            else:
+                self._observed.skipped[row.path] = "it vanished while it was read"
+        except Unreadable as error:
+            self._observed.skipped[row.path] = error.reason
+
+    def _holds_still(self, row: Row, reader: Reader) -> bool:
+        """Whether a file that was opened may be read now: it is the one that the scan found at rest, or it
+        grows and ends with a whole line."""
+        if self._settle is None:
+            return True
+        is_same = row.stat is not None and self._ws.worktree.same_stat(row.stat, reader.stat)
+        if is_same and self._settle.is_at_rest(reader.stat, self._observed.clock):
+            return True
+        return is_line_file(row.path) and ends_with_a_line(reader)
 
     def _send_symlink(self, path: Path, stat: Stat) -> None:
         target = self._ws.worktree.read_link(path)
@@ -132,10 +154,13 @@ class _Uploader:
         )
         self._ws.index.put_pending([(path, state, records.encode_entry(entry), self._fence)])
 
-    def _read(self, path: Path) -> _Draft | None:
+    def _read(self, row: Row) -> _Draft | None:
         """Read one file; None when it changed meanwhile (stat, read, stat on the same descriptor)."""
+        path = row.path
         with self._ws.worktree.open_read(path) as reader:
             stat = reader.stat
+            if not self._holds_still(row, reader):
+                return None
             if stat.size <= CHUNK_SMALL:
                 data = reader.read(stat.size + 1)
                 if len(data) != stat.size or not reader.unchanged():
@@ -226,7 +251,9 @@ class _Uploader:
             index.put_pending(
                 (d.path, d.state, records.encode_entry(self._entry(d)), self._fence) for d in ready
             )
-            index.put_local((d.path, d.stat, d.state, trust(self._ws, d.stat, self._clock)) for d in ready)
+            index.put_local(
+                (d.path, d.stat, d.state, trust(self._ws, d.stat, self._observed.clock)) for d in ready
+            )
 
     def _take_ready(self) -> Iterator[_Draft]:
         while self._drafts and all(slot.ref is not None for slot in self._drafts[0].slots):
@@ -246,21 +273,23 @@ class _Uploader:
 
 
 def upload(
-    ws: Workspace, head: Head, session: str, clock: int, rows: Iterable[Row], skipped: dict[Path, str]
+    ws: Workspace,
+    head: Head,
+    session: str,
+    rows: Iterable[Row],
+    observed: Observed,
+    settle: Settle | None = None,
 ) -> Sent:
     """Send the contents of ``rows`` and write their entries to ``pending``, planned.
 
     Args:
         head: what may be referred to; the same head that the swap will expect.
         session: where new packs go.
-        clock: the filesystem's time at the start of the run (racy rule).
-        skipped: gets the files that could not be sent, with the reason.
+        observed: gets the files that could not be sent, with the reason, and those that do not hold still.
+        settle: send only what holds still.
     """
-    uploader = _Uploader(ws, head, session, clock)
-    try:
-        uploader.run(rows)
-    finally:
-        skipped.update(uploader.skipped)
+    uploader = _Uploader(ws, head, session, observed, settle)
+    uploader.run(rows)
     return uploader.sent
 
 

@@ -13,9 +13,10 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import boto3.session
@@ -60,9 +61,33 @@ class S3Server:
         return {**found, "AWS_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else found
 
 
+@dataclass(frozen=True)
+class Outages:
+    """A server that a test takes away and brings back with all that it holds."""
+
+    server: S3Server
+    _running: ExitStack
+    _begin: Callable[[], AbstractContextManager[None]]
+
+    def stop(self) -> None:
+        """From now on nobody listens at its port."""
+        self._running.close()
+
+    def start(self) -> None:
+        """The same server again, at the same port."""
+        self._running.enter_context(self._begin())
+
+
 @contextmanager
 def seaweedfs(folder: Path, *, tls: bool) -> Iterator[S3Server]:
     """SeaweedFS, the ordinary test server: it keeps conditions and checks signatures and Content-MD5."""
+    with seaweedfs_with_outages(folder, tls=tls) as outages:
+        yield outages.server
+
+
+@contextmanager
+def seaweedfs_with_outages(folder: Path, *, tls: bool) -> Iterator[Outages]:
+    """The same, for a test that stops it now and then."""
     weed = os.path.join(sysconfig.get_path("scripts"), "weed")
     if not os.path.exists(weed):
         weed = shutil.which("weed") or ""
@@ -105,11 +130,13 @@ def seaweedfs(folder: Path, *, tls: bool) -> Iterator[S3Server]:
         options["s3.cert.file"] = folder / "cert.pem"
         options["s3.key.file"] = folder / "key.pem"
     command = [weed, "mini", *(f"-{name}={value}" for name, value in options.items())]
-    with _process(command, folder, f"http://127.0.0.1:{base}/healthz"):
+    with ExitStack() as running:
         url = f"https://127.0.0.1:{base + 5}" if tls else f"http://127.0.0.1:{base}"
-        server = S3Server(url, ca_bundle)
-        _make_bucket(server)
-        yield server
+        begin = partial(_process, command, folder, f"http://127.0.0.1:{base}/healthz")
+        outages = Outages(S3Server(url, ca_bundle), running, begin)
+        outages.start()
+        _make_bucket(outages.server)
+        yield outages
     for port in (p + up for p in range(base, base + 6) for up in (0, 10_000)):
         for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             left.unlink(missing_ok=True)

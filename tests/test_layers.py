@@ -15,7 +15,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
     {"pageuse", "packcheck", "wholefiles", "lostpages"},
     {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
-    {"scope", "ownership", "configlines"},
+    {"scope", "ownership", "configlines", "settle", "backlog"},
     {"stores", "index_connection", "index_pages", "index", "worktree", "gitinfo", "locking", "ownfiles"},
     {"selection"},
     {"page_reader"},
@@ -29,7 +29,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
     {"owners"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
-    {"relocate", "remake", "droplost", "repair"},
+    {"relocate", "remake", "droplost", "repair", "watch"},
     {"project_folder"},
     {"project_history"},
     {"initialize"},
@@ -48,10 +48,12 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
     "botocore": {"stores"},
     "click": {"cli", "__main__"},
     "rich": {"cli"},
+    "watchfiles": {"worktree"},
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
     "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
-    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference", "configlines",
+    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference", "configlines", "settle",
+    "backlog",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",

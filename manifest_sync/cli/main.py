@@ -23,6 +23,7 @@ from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push, sync
 from manifest_sync.cli.track_commands import track, untrack
 from manifest_sync.cli.verify_commands import verify
+from manifest_sync.cli.watch_commands import watch
 from manifest_sync.errors import AccessDenied, Interrupted, ManifestSyncError, UsageError
 
 _SAFE = {
@@ -35,6 +36,7 @@ _SAFE = {
     "gc": "every snapshot that is kept is whole; what was not deleted yet goes with the next gc",
     "pin": "the bucket holds the old pins or the new ones",
     "unpin": "the bucket holds the old pins or the new ones",
+    "watch": "the bucket holds a whole snapshot; what was uploaded since is kept",
     "rebuild-index": "no file and nothing in the bucket was changed",
 }
 _RUN_AGAIN = "run the same command again to carry on"
@@ -157,6 +159,7 @@ _COMMANDS = (
     push,
     pull,
     sync,
+    watch,
     status,
     owners,
     log,

@@ -144,14 +144,18 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 @contextmanager
-def open_project(settings: Settings) -> Iterator[Project]:
-    """The project that the working folder lies in, with bars while it works; closed afterwards."""
+def open_project(settings: Settings, *, hushed: bool = False) -> Iterator[Project]:
+    """The project that the working folder lies in, with bars while it works; closed afterwards.
+
+    Args:
+        hushed: show no notes, only bars.
+    """
     from manifest_sync.cli.local_time import LocalZone  # noqa: PLC0415
     from manifest_sync.cli.progress import make_progress  # noqa: PLC0415
     from manifest_sync.project import Project  # noqa: PLC0415
 
     with (
-        make_progress(quiet=settings.quiet) as progress,
+        make_progress(quiet=settings.quiet, hushed=hushed) as progress,
         Project.find(
             env=os.environ,
             progress=progress,

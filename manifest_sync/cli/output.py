@@ -146,8 +146,7 @@ def print_run(report: RunReport, settings: Settings) -> None:
     if settings.json:
         print_json(report.to_json())
         return
-    problems = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
-    problems += skipped_lines(report.skipped, settings)
+    problems = problem_lines(report, settings)
     if settings.quiet:
         if problems:
             write_stderr("\n".join(problems))
@@ -165,8 +164,7 @@ def print_sync(report: SyncReport, settings: Settings) -> None:
         print_json(report.to_json())
         return
     pull, push = report.pull, report.push
-    problems = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
-    problems += skipped_lines(report.skipped, settings)
+    problems = problem_lines(report, settings)
     if settings.quiet:
         if problems:
             write_stderr("\n".join(problems))
@@ -180,6 +178,12 @@ def print_sync(report: SyncReport, settings: Settings) -> None:
 
 def _selected(report: RunReport) -> list[str]:
     return selection_lines(report.selection) if report.command in _LEFT else []
+
+
+def problem_lines(report: RunReport | SyncReport, settings: Settings) -> list[str]:
+    """Damage, conflicts and what was skipped."""
+    lines = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
+    return lines + skipped_lines(report.skipped, settings)
 
 
 def _undo_hint(report: RunReport) -> list[str]:

@@ -28,13 +28,11 @@ class ProgressContext(Progress, AbstractContextManager["ProgressContext", None],
     """Progress that is put away when the run is over."""
 
 
-def make_progress(*, quiet: bool) -> ProgressContext:
-    """Bars when a person watches, notes alone when not, nothing when ``quiet``."""
-    if quiet:
-        return Notes(write=lambda _: None)
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return Bars()
-    return Notes()
+def make_progress(*, quiet: bool, hushed: bool = False) -> ProgressContext:
+    """Bars when a person watches, notes alone when not, nothing when ``quiet``; no notes when ``hushed``."""
+    if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return Bars(notes=not hushed)
+    return Notes(write=(lambda _: None) if quiet or hushed else write_stderr)
 
 
 class Notes(Silent):
@@ -117,8 +115,9 @@ class Bars:
     the terminal.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, notes: bool = True) -> None:
         self._clock = clock
+        self._notes = notes
         self._lock = threading.Lock()
         self._stages: dict[str, Stage] = {}
         self._bars: RichBars | None = None
@@ -152,6 +151,8 @@ class Bars:
 
     def note(self, text: str) -> None:
         """See `report.Progress`."""
+        if not self._notes:
+            return
         with self._lock:
             if self._bars is None:
                 write_stderr(text)
