@@ -81,7 +81,7 @@ class LostDropper:
         session = ws.new_session(head.manifest.fence)
         ws.index.plan_reset()
         drop_collected(ws, head)
-        sent = upload(ws, rest, session, self._observed.clock, self._rows(lost), self._observed.skipped)
+        sent = upload(ws, rest, session, self._rows(lost), self._observed)
         self.stored_bytes += sent.stored_bytes
         commit = ws.commit(session, self._message, sent.stored_bytes)
         added = [path for path, _, _ in ws.index.iter_planned()]

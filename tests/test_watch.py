@@ -86,6 +86,7 @@ def test_too_many_paths_become_everything_and_nothing_more_is_kept() -> None:
     assert backlog.take(5) is None
     # The writer goes on all the time, and does not keep it from being looked at.
     backlog.note(paths("again"), 7)
+    backlog.note_everything(7)
     assert backlog.take(7.5) == Batch(None)
     assert backlog.take(99) is None
 
