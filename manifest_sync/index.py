@@ -21,13 +21,15 @@ _COLUMNS = "path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, rem
 _DIFFERS = "(local IS NOT base OR base IS NOT remote) AND dropped = 0 AND path >= ? AND path < ?"
 _DRIFT = f"paths INDEXED BY drift WHERE {_DIFFERS}"
 _COUNTS = "(local IS NOT x'6f' OR base IS NOT NULL OR remote IS NOT NULL)"
-_DROPPED = "paths INDEXED BY dropped WHERE dropped = 1 AND path >= ? AND path < ?"
+# What is dropped is so until a file is there again: a fifo, or a symlink to a copy elsewhere, is none.
+_NOT_HERE = "(local IS NULL OR local = x'6f')"
+_DROPPED = f"paths INDEXED BY dropped WHERE dropped = 1 AND path >= ? AND path < ? AND {_NOT_HERE}"
 _PUT_LOCAL = (
     "INSERT INTO paths (path, size, mtime_ns, ctime_ns, inode, mode, clean, local)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
     " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode,"
     " mode = excluded.mode, clean = excluded.clean, local = excluded.local,"
-    " dropped = CASE WHEN excluded.local IS NULL THEN dropped ELSE 0 END"
+    " dropped = CASE WHEN excluded.local IS NULL OR excluded.local = x'6f' THEN dropped ELSE 0 END"
 )
 _NO_LOCAL = (
     "SET local = NULL, size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL, clean = 0"
@@ -277,21 +279,24 @@ class Index(PageTables):
         """What is dropped and not here, in path order."""
         for bounds in ranges:
             for (path,) in self._rows(
-                f"SELECT path FROM {_DROPPED} AND local IS NULL ORDER BY path",  # noqa: S608
+                f"SELECT path FROM {_DROPPED} ORDER BY path",  # noqa: S608
                 bounds,
             ):
                 yield path
 
     def count_dropped(self, ranges: Ranges) -> int:
         """Number of paths that are dropped and not here."""
-        sql = f"SELECT count(*) FROM {_DROPPED} AND local IS NULL"  # noqa: S608
+        sql = f"SELECT count(*) FROM {_DROPPED}"  # noqa: S608
         return sum(self._value(sql, bounds) for bounds in ranges)
 
     def forget_gone_drops(self) -> None:
         """What was dropped here and then deleted in the bucket is gone on both sides."""
-        self._write(
-            "DELETE FROM paths INDEXED BY dropped WHERE dropped = 1 AND local IS NULL AND remote IS NULL"
-        )
+        gone = "dropped = 1 AND remote IS NULL"
+        with self._atomic():
+            self._write(f"DELETE FROM paths INDEXED BY dropped WHERE {gone} AND local IS NULL")  # noqa: S608
+            self._write(
+                f"UPDATE paths INDEXED BY dropped SET dropped = 0, base = NULL WHERE {gone} AND local = x'6f'"  # noqa: S608
+            )
 
     def is_held(self, path: Path, state: State, live: Collection[str], *, in_one_chunk: bool) -> bool:
         """Whether the head holds the content of a file's state, at this path or another.

@@ -331,7 +331,7 @@ def _rows(
     base = memory.base
     local = local_states(tree, base, bucket)
     paths = {p for p in {*local, *base, *bucket} if is_ours(p) and in_scope(p, asked)}
-    paths -= {p for p in memory.dropped if not tree.has(p)}
+    paths -= {p for p in memory.dropped if p not in tree.files}
     if hidden:
         paths = {p for p in paths if not in_ranges(p, hidden)}
     return [
@@ -342,11 +342,11 @@ def _rows(
 
 def looked_at(asked: Asked, tree: Tree, memory: Memory, bucket: Bucket) -> list[Memory]:
     """The memory once a command has looked at both sides, as far as it concerns what was dropped: a path
-    where something is again is not dropped any more, one that the bucket has no more is forgotten. Where
+    where a file is again is not dropped any more, one that the bucket has no more is forgotten. Where
     it hangs on how much the command looked at, both."""
     found = [memory.copy()]
     for path in sorted(memory.dropped):
-        here, there = tree.has(path), path in bucket
+        here, there = path in tree.files, path in bucket
         is_certain = not here or (there and in_scope(path, asked))
         outcomes = []
         for known in found:
@@ -408,7 +408,7 @@ def predict(
     if not asked.exclude:
         every = _rows(asked, tree, memory, bucket)
         outcome.unchanged = sum(row.local == row.base == row.bucket is not None for row in every)
-    outcome.dropped = sum(in_ranges(p, asked.only) and not tree.has(p) for p in memory.dropped)
+    outcome.dropped = sum(in_ranges(p, asked.only) and p not in tree.files for p in memory.dropped)
     if asked.command == "status":
         _fill_cases(outcome, rows)
         return outcome
@@ -598,7 +598,7 @@ def predict_drop(paths: tuple[str, ...], tree: Tree, memory: Memory, bucket: Buc
         outcome.memory.runs.append(run_of(tree, memory, outcome, is_kept=False))
     elif not outcome.left:
         for path in paths:
-            dropped = any(in_ranges(p, (path,)) and not tree.has(p) for p in memory.dropped)
+            dropped = any(in_ranges(p, (path,)) and p not in tree.files for p in memory.dropped)
             if not dropped and not tree.has(path) and path not in tree.folders:
                 outcome.exit_code = 2
     return outcome

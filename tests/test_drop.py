@@ -130,6 +130,27 @@ def test_an_index_made_anew_knows_no_drop_and_loses_nothing(pair: tuple[Machine,
     assert len(names(gpu)) == 3
 
 
+def test_a_symlink_to_a_copy_elsewhere_is_no_file_that_came_back(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    gpu, laptop = pair
+    laptop.project().drop(["exp2/c"])
+    (tmp_path / "copy").write_text("elsewhere")
+    (laptop.root / "exp2").mkdir(exist_ok=True)
+    (laptop.root / "exp2/c").symlink_to(tmp_path / "copy")
+    assert laptop.status().dropped == [b"exp2/c"]
+    assert laptop.pull("full").exit_code == 0
+    (laptop.root / "exp2/c").unlink()
+    assert laptop.push("full").deleted == 0
+    assert b"exp2/c" in names(gpu)
+    # Deleted by another machine, it is dropped no more, whatever stands there.
+    (laptop.root / "exp2/c").symlink_to(tmp_path / "copy")
+    (gpu.root / "exp2/c").unlink()
+    gpu.push("full")
+    assert laptop.pull("full").exit_code == 0
+    assert (laptop.status().dropped, laptop.status().has_drift) == ([], False)
+
+
 def test_an_undo_that_cannot_bring_it_back_deletes_nothing(pair: tuple[Machine, Machine]) -> None:
     """With the mark gone with the index, a base of its own would make the absence look like a deletion."""
     _, laptop = pair
