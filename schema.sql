@@ -83,6 +83,19 @@ CREATE TABLE sent (
   fence    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- What `adopt` found outside the repository, and the entry made of each object once it was read: so that a
+-- killed adopt goes on, and a later one knows what is new there. An index of before 0.3 gets it when needed.
+CREATE TABLE adopted (
+  path     BLOB PRIMARY KEY,
+  url      TEXT NOT NULL,
+  etag     TEXT NOT NULL,       -- '' where the listing does not say it
+  size     INTEGER NOT NULL,
+  modified INTEGER NOT NULL,    -- nanoseconds since 1970, by the store's clock
+  listing  INTEGER NOT NULL,    -- number of the listing that saw it last
+  entry    BLOB,                -- NULL: this version of the object was not read yet
+  snapshot TEXT                 -- the snapshot that this version was last published with, if that succeeded
+) WITHOUT ROWID;
+
 -- 'msyn': tells this file from any other SQLite file.
 PRAGMA application_id = 1836284270;
 -- Raised by every change of the tables; an index of another version is rebuilt, not migrated.

@@ -14,6 +14,7 @@ from manifest_sync.errors import UsageError
 from manifest_sync.index import Row
 from manifest_sync.landing import Landing, settle
 from manifest_sync.model import Entry, Path, display
+from manifest_sync.outside import Outside
 from manifest_sync.races import load_reflected_head
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head
@@ -125,6 +126,7 @@ class _Presence:
 
     def __init__(self, ws: Workspace) -> None:
         self._store = ws.repository.store
+        self._outside = Outside(self._store)
         self._sessions: dict[str, dict[str, int]] = {}
 
     def missing(self, entry: Entry) -> str:
@@ -132,6 +134,8 @@ class _Presence:
         for chunk in entry.chunks:
             pack = chunk.frame.pack
             if pack.is_external:
+                if what := self._outside.fault(pack):
+                    return f"{pack.url}: {what}"
                 continue
             if pack.session not in self._sessions:
                 listed = self._store.list(f"packs/{pack.session}/")

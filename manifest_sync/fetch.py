@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.errors import Damaged, FormatError, UnknownFeature
+from manifest_sync.errors import Damaged, FormatError
+from manifest_sync.keys import pack_name
 from manifest_sync.model import ChunkRef, Entry, FrameRef, PackRef, Path, display
+from manifest_sync.outside import CHANGED, LostOutside, Outside
 from manifest_sync.pack import decode_frame
 from manifest_sync.stores.base import NotFound, Store
 
@@ -49,10 +51,10 @@ class MissingContent(Exception):
 
     def as_damage(self, location: str) -> Damaged:
         """The error for a head that has not changed meanwhile."""
-        return Damaged(
-            f"{display(self.path)}: {self.key} at {location} is damaged: {self.reason}",
-            "the other files are not affected; a machine that has the file can push it again",
-        )
+        hint = "the other files are not affected; a machine that has the file can push it again"
+        if "://" in self.key:
+            return Damaged(f"{display(self.path)}: {self.key}: {self.reason}", hint)
+        return Damaged(f"{display(self.path)}: {self.key} at {location} is damaged: {self.reason}", hint)
 
 
 Hurt = dict[Path, MissingContent]
@@ -119,6 +121,7 @@ class _Fetch:
 
     def __init__(self, store: Store, jobs: int, hurt: Hurt | None) -> None:
         self._store = store
+        self._outside = Outside(store)
         self._jobs = jobs
         self._hurt = hurt
 
@@ -139,23 +142,20 @@ class _Fetch:
 
     def _load(self, wanted: _Range) -> bytes | str:
         """The stored bytes of one range, or why they cannot be had."""
-        if wanted.pack.is_external:
-            if self._hurt is None:
-                raise UnknownFeature(
-                    f"{display(wanted.wants[0][1][0][0].path)} lies in an external object, "
-                    "which this version cannot read",
-                    "upgrade manifest-sync",
-                )
-            return "it is an external object, which this version cannot read"
         if wanted.end > wanted.pack.size:
             return "a frame lies outside the pack"
         body = self._load_once(wanted)
         return self._load_once(wanted) if isinstance(body, str) else body
 
     def _load_once(self, wanted: _Range) -> bytes | str:
+        pack, length = wanted.pack, wanted.end - wanted.offset
         try:
-            key = fmt.pack_key(wanted.pack.session, wanted.pack.id)
-            return self._store.get_range(key, wanted.offset, wanted.end - wanted.offset)
+            if pack.is_external:
+                return self._outside.read(pack, wanted.offset, length)
+            key = fmt.pack_key(pack.session, pack.id)
+            return self._store.get_range(key, wanted.offset, length)
+        except LostOutside as lost:
+            return str(lost)
         except NotFound:
             return MISSING
         except FormatError as error:
@@ -164,9 +164,10 @@ class _Fetch:
     def _take(self, wanted: _Range, body: bytes | str) -> Iterator[Piece]:
         """The verified pieces of one range, a frame at a time: what compresses well must not fill the
         memory."""
-        cut_off = isinstance(body, str) and body != MISSING and len(wanted.wants) > 1
         pack = wanted.pack
-        key = pack.url or fmt.pack_key(pack.session, pack.id)
+        cut_off = isinstance(body, str) and body != MISSING and len(wanted.wants) > 1
+        cut_off = cut_off and not pack.is_external
+        key = pack_name(pack)
         for frame, wants in wanted.wants:
             alone = _Range(pack, frame.offset, frame.offset + frame.stored, [(frame, wants)])
             start = frame.offset - wanted.offset
@@ -183,7 +184,8 @@ class _Fetch:
                     plain, problem = _decode(self._load(alone), frame)
                     data, may_ask = _cut(plain, chunk), False
                 if data is None:
-                    self._fail(entry, key, problem or "a chunk does not match its hash")
+                    wrong = CHANGED if pack.is_external else "a chunk does not match its hash"
+                    self._fail(entry, key, problem or wrong)
                 else:
                     yield Piece(entry, position, data)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from manifest_sync.index_adopted import AdoptedTable
 from manifest_sync.index_connection import batches
 from manifest_sync.index_pages import DELETE_EMPTY, PageTables
 from manifest_sync.model import MAX_PATH, Hash, Path, Stat, State
@@ -57,7 +58,7 @@ NOWHERE = (None, 0, None, None, None)
 """The columns of a path that no side knows, after the path itself."""
 
 
-class Index(PageTables):
+class Index(PageTables, AdoptedTable):
     """The index of one project; ``Index.open`` makes one. One process writes, under ``LocalLock``."""
 
     def get_meta(self, key: str) -> str | None:

@@ -11,6 +11,7 @@ import msgspec
 
 from manifest_sync import canonical
 from manifest_sync.errors import FormatError
+from manifest_sync.model import PackRef
 
 HEAD_KEY = "manifest.json"
 HISTORY_BLOCK = 256
@@ -54,6 +55,11 @@ def page_key(session: str, page_id: str) -> str:
 def pack_key(session: str, pack_id: str) -> str:
     """Key of a pack."""
     return f"packs/{session}/{pack_id}.pack"
+
+
+def pack_name(pack: PackRef) -> str:
+    """What messages call a pack: its key, or the URL of an external one."""
+    return pack.url or pack_key(pack.session, pack.id)
 
 
 def history_key(number: int, last_snapshot: str) -> str:

@@ -24,6 +24,7 @@ from manifest_sync.selection import Selection, write_selection
 from manifest_sync.workspace import Workspace
 
 if TYPE_CHECKING:
+    from manifest_sync.adopt_report import AdoptReport
     from manifest_sync.initialize import InitReport
     from manifest_sync.manifest import Manifest
     from manifest_sync.model import Path
@@ -217,6 +218,33 @@ class Project(ProjectCare):
                 return self._timed(ws, lambda: restore(ws, manifest, wanted, dry_run=dry_run))
             with self.other_folder(to) as target:
                 return self._timed(ws, lambda: extract(ws, manifest, wanted, target))
+
+    def adopt(
+        self,
+        url: str,
+        *,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        dry_run: bool = False,
+        message: str = "",
+    ) -> AdoptReport:
+        """Take over, where they lie, the objects that other tools have put below ``url``; see `adopt.adopt`.
+
+        Args:
+            url: what corresponds to the root: ``s3://bucket/prefix`` at the configured endpoint, a remote of
+                rclone.conf at the same endpoint, or a folder if the bucket is a folder too.
+
+        Raises:
+            UsageError: ``url`` cannot be read by everybody who reads the bucket.
+        """
+        from manifest_sync.adopt import AdoptOptions, adopt
+        from manifest_sync.adopt_source import find_source
+
+        source = find_source(url, self.location(), self.environment(), self.config)
+        options = AdoptOptions(Scope(self.scope(only).only, tuple(exclude)), dry_run, message)
+        with self.workspace(tuple(groups)) as ws:
+            return self._timed(ws, lambda: adopt(ws, source, options))
 
     def drop(self, paths: Sequence[str], *, dry_run: bool = False) -> RunReport:
         """Remove local copies that the bucket holds, without that counting as a deletion."""

@@ -17,6 +17,7 @@ from typing import Protocol, Self, TypeVar
 from manifest_sync import __version__
 from manifest_sync.config import (
     Config,
+    Environment,
     Location,
     find_project,
     load_config,
@@ -231,10 +232,14 @@ class ProjectFolder:
         return parse_location(
             config.bucket,
             base=config.project_dir,
-            environment=load_environment(config.project_dir, self._env),
+            environment=self.environment(),
             endpoint_url=config.endpoint_url,
             region=config.region,
         )
+
+    def environment(self) -> Environment:
+        """What locations take from the surroundings of this project."""
+        return load_environment(self.config.project_dir, self._env)
 
     def store(self) -> Store:
         """The configured bucket, opened once."""

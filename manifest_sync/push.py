@@ -79,30 +79,31 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
         return head
     commit = ws.commit(session, decision.options.message, sent.stored_bytes)
     outcome = ws.repository.publish(
-        head, _changes(ws), commit, lambda manifest: _note_attempt(ws, manifest.snapshot)
+        head, changes(ws), commit, lambda manifest: note_attempt(ws, manifest.snapshot)
     )
     if isinstance(outcome, Head):
         # After a lost answer the head may be another machine's by now, which came upon ours.
         report.snapshot, report.sequence = commit.snapshot, head.manifest.sequence + 1
         report.published = True
-        _record(ws, outcome, decision.options.scope)
+        record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome
 
 
-def _note_attempt(ws: Workspace, snapshot: str) -> None:
+def note_attempt(ws: Workspace, snapshot: str) -> None:
     """Write down what is about to be published. After a loss of power too it must be known, or what another
     machine did to the same files since would look like a conflict."""
     ws.index.set_meta("attempt", snapshot)
     ws.index.sync()
 
 
-def _changes(ws: Workspace) -> Iterator[Change]:
+def changes(ws: Workspace) -> Iterator[Change]:
+    """What is planned, in path order."""
     for path, _, data in ws.index.iter_planned():
         yield path, None if data is None else records.parse_entry(path, data)
 
 
-def _record(ws: Workspace, head: Head, scope: Scope) -> None:
+def record(ws: Workspace, head: Head, scope: Scope) -> None:
     """The swap succeeded: what was published is what both sides agree on now; one transaction."""
     with ws.index.transaction():
         ws.index.publish_planned()

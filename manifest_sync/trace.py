@@ -102,7 +102,9 @@ class Tracer:
             kept=tuple(item.member for item in chain[:kept]),
             dropped=tuple(item.member for item in chain[kept:] if item.member.snapshot not in retained),
             keys=keys,
-            stored_bytes=sum(pack.size for pack in self.packs_of(head.manifest.pages)),
+            stored_bytes=sum(
+                pack.size for pack in self.packs_of(head.manifest.pages) if not pack.is_external
+            ),
         )
 
     def packs_of(self, pages: Sequence[PageRef]) -> set[PackRef]:

@@ -11,7 +11,9 @@ from manifest_sync import manifest as fmt
 from manifest_sync import records
 from manifest_sync.canonical import hash_bytes, new_hasher
 from manifest_sync.chunker import DEFAULT, cut
+from manifest_sync.externals import packs_of
 from manifest_sync.index import Row
+from manifest_sync.keys import pack_name
 from manifest_sync.model import (
     SPECIAL,
     ChunkRef,
@@ -103,6 +105,9 @@ class _Uploader:
             return False
         found = self._ws.index.pending_for(row.path)
         if found is None or found[0] != row.local or found[1] is None:
+            return False
+        if packs_of(records.parse_entry(row.path, found[1])):
+            # An unfinished adopt: whether the object is still the same is not known.
             return False
         self._resumed.append(row.path)
         self._ws.progress.advance("transfer", files=1, bytes_=row.stat.size if row.stat else 0)
@@ -217,10 +222,8 @@ class _Uploader:
             if len(self._pages) > _CACHED_PAGES:
                 self._pages.popitem(last=False)
         found = chunks.get(chunk_id)
-        if found is not None and self._lost:
-            pack = found.frame.pack
-            if fmt.pack_key(pack.session, pack.id) in self._lost:
-                return None
+        if found is not None and self._lost and pack_name(found.frame.pack) in self._lost:
+            return None
         return found
 
     def _load_chunks(self, page: PageRef) -> dict[Hash, ChunkRef]:
@@ -294,13 +297,13 @@ def upload(
 
 
 def lost_packs(ws: Workspace) -> frozenset[str]:
-    """Keys of packs that this machine has found lost or damaged: nothing new refers to them."""
+    """Packs, by key or URL, that this machine has found lost or damaged: nothing new refers to them."""
     return frozenset((ws.index.get_meta(_LOST_PACKS) or "").split())
 
 
 def note_lost_packs(ws: Workspace, keys: Iterable[str]) -> None:
     """Remember which packs are lost or damaged, as far as is known now; some hundred at most."""
-    noted = sorted(key for key in set(keys) if key.startswith("packs/"))[:_MOST_LOST]
+    noted = sorted(key for key in set(keys) if key.startswith("packs/") or "://" in key)[:_MOST_LOST]
     ws.index.set_meta(_LOST_PACKS, " ".join(noted) or None)
 
 

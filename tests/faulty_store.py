@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from manifest_sync.errors import AccessDenied, StoreUnavailable
-from manifest_sync.stores.base import Listed, NotFound, Object, PreconditionFailed, Store, Unknown
+from manifest_sync.stores.base import Listed, NotFound, Object, Part, PreconditionFailed, Readable, Store, Unknown
 
 T = TypeVar("T")
 
@@ -183,6 +183,9 @@ class FaultyStore:
     def delete(self, key: str) -> None:
         self._run(self._due("delete", key), "delete", key, lambda: self.inner.delete(key))
 
+    def beside(self, place: str) -> Readable:
+        return _Beside(self, self.inner.beside(place), place)
+
     def close(self) -> None:
         self.inner.close()
 
@@ -238,3 +241,26 @@ def _spoiled(body: bytes, fault: Fault) -> bytes:
         case "error_body":
             return _ERROR_BODY
     return body
+
+
+class _Beside:
+    """What lies outside, with the same faults; the keys are whole URLs, unquoted."""
+
+    def __init__(self, outer: FaultyStore, inner: Readable, place: str) -> None:
+        self._outer = outer
+        self._inner = inner
+        self._place = place
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
+        name = f"{self._place}/{key}"
+        fault = self._outer._due("get_range", name)
+        part = self._outer._run(
+            fault, "get_range", name, lambda: self._inner.get_part(key, offset, length, etag=etag)
+        )
+        return part if fault is None else Part(_spoiled(part.data, fault), part.mtime_ns)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        name = f"{self._place}/{prefix}"
+        yield from self._outer._run(
+            self._outer._due("list", name), "list", name, lambda: [*self._inner.list(prefix)]
+        )

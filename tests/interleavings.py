@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import StoreUnavailable
-from manifest_sync.stores.base import Listed, NotFound, Object, PreconditionFailed, Unknown
+from manifest_sync.stores.base import Listed, NotFound, Object, PreconditionFailed, Readable, Unknown
 
 HEAD = "manifest.json"
 
@@ -152,6 +152,9 @@ class Script:
 
     def delete(self, key: str) -> None:
         self._ask(Call("delete", key))
+
+    def beside(self, place: str) -> Readable:
+        raise AssertionError(f"nothing is outside: {place}")
 
     def close(self) -> None:
         pass

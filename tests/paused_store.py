@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from manifest_sync.stores.base import Listed, Object, Store
+from manifest_sync.stores.base import Listed, Object, Readable, Store
 
 
 class PausedStore:
@@ -80,6 +80,10 @@ class PausedStore:
     def delete(self, key: str) -> None:
         self._come("delete", key)
         self.inner.delete(key)
+
+    def beside(self, place: str) -> Readable:
+        self._come("beside", place)
+        return self.inner.beside(place)
 
     def close(self) -> None:
         self.inner.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from manifest_sync.cli.adopt_commands import adopt
 from manifest_sync.cli.doctor_commands import doctor
 from manifest_sync.cli.gc_commands import gc, pin, unpin
 from manifest_sync.cli.history_commands import cat, diff, log, ls
@@ -33,6 +34,7 @@ _SAFE = {
     "restore": "every file is whole, old or new, and nothing was lost",
     "undo": "every file is whole, old or new, and nothing was lost",
     "drop": "what was removed is in the bucket, and nothing was lost",
+    "adopt": "the bucket holds either the old snapshot or the new one, whole; what was read is remembered",
     "gc": "every snapshot that is kept is whole; what was not deleted yet goes with the next gc",
     "pin": "the bucket holds the old pins or the new ones",
     "unpin": "the bucket holds the old pins or the new ones",
@@ -178,6 +180,7 @@ _COMMANDS = (
     track,
     untrack,
     trash,
+    adopt,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from manifest_sync.errors import FormatError
+from manifest_sync.errors import FormatError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,15 @@ class Listed:
     size: int
     etag: str
     modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of an object, and the time of the file it was made from (nanoseconds since 1970), where the
+    tool that wrote it noted that with the object: rclone does."""
+
+    data: bytes
+    mtime_ns: int | None = None
 
 
 class NotFound(Exception):
@@ -55,6 +64,25 @@ class Unknown(Exception):
         super().__init__(f"whether {key} was written is not known: {cause}")
         self.key = key
         self.cause = cause
+
+
+class Readable(Protocol):
+    """A place whose objects are listed and read and never written: what lies outside of a repository.
+
+    Raises what a `Store` raises.
+    """
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
+        """Exactly ``length`` bytes from ``offset`` of the object whose ETag is ``etag``.
+
+        Where ETags cost reading the object (a folder), ``etag`` is not looked at: who reads knows the hash of
+        what it wants. Raises as `Store.get_range`.
+        """
+        ...
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Store`."""
+        ...
 
 
 class Store(Protocol):
@@ -116,6 +144,15 @@ class Store(Protocol):
         """Remove the object; that there is none is fine."""
         ...
 
+    def beside(self, place: str) -> Readable:
+        """Another place of this kind, read with the same credentials: ``s3://BUCKET`` at the same endpoint,
+        or ``file://``, whose keys are paths without the leading ``/``. Its requests are counted here.
+
+        Raises:
+            UsageError: it is a place of another kind.
+        """
+        ...
+
     def close(self) -> None:
         """Give connections back. The store cannot be used afterwards."""
         ...
@@ -132,6 +169,11 @@ class RequestCounter:
         """Count one request of ``kind``."""
         with self._lock:
             self.counts[kind] += 1
+
+
+def not_beside(location: str, place: str) -> UsageError:
+    """The error for a place that is not read through a store of another kind."""
+    return UsageError(f"{place} is not a place of the kind of {location}", "use a URL of the same kind")
 
 
 def check_size(key: str, size: int, max_bytes: int) -> None:

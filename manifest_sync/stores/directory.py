@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import threading
 import time
 from collections import Counter
@@ -23,9 +24,11 @@ from manifest_sync.stores.base import (
     Listed,
     NotFound,
     Object,
+    Part,
     PreconditionFailed,
     RequestCounter,
     check_size,
+    not_beside,
     too_short,
 )
 
@@ -69,7 +72,7 @@ class DirectoryStore:
         """See `Store`. With ``etag`` the whole object is read, because the ETag is a hash of it."""
         self._count.add("GET")
         path = self._path(key)
-        with self._failures(key), open(path, "rb", buffering=0) as file:
+        with self._failures(key), open(path, "rb", buffering=0, opener=_open_regular) as file:
             size = os.fstat(file.fileno()).st_size
             if etag is not None and hash_bytes(file.read(size)).hex() != etag:
                 raise PreconditionFailed(key)
@@ -121,8 +124,8 @@ class DirectoryStore:
                             waiting.append(key)
                     elif key.startswith(prefix) and item.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
-                            stat = item.stat(follow_symlinks=False)
-                            yield Listed(key, stat.st_size, "", stat.st_mtime)
+                            found = item.stat(follow_symlinks=False)
+                            yield Listed(key, found.st_size, "", found.st_mtime)
 
     def delete(self, key: str) -> None:
         """See `Store`. Folders that are left empty stay: removing them would race with writers."""
@@ -136,6 +139,12 @@ class DirectoryStore:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
             os.unlink(path)
+
+    def beside(self, place: str) -> PlainFiles:
+        """See `Store`."""
+        if place != "file://":
+            raise not_beside(self.location, place)
+        return PlainFiles(self._count)
 
     def close(self) -> None:
         """See `Store`."""
@@ -235,6 +244,35 @@ class DirectoryStore:
         if error.errno in _UNFIT:
             raise ManifestSyncError(message, "this key cannot be kept in a folder") from error
         raise StoreUnavailable(message, "check the disk and its free space") from error
+
+
+class PlainFiles:
+    """The files of this machine, by their absolute paths without the leading ``/``; see `Readable`.
+
+    Args:
+        count: counts the requests.
+    """
+
+    def __init__(self, count: RequestCounter) -> None:
+        self._files = DirectoryStore("/")
+        self._files._count = count
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:  # noqa: ARG002
+        """See `Readable`."""
+        return Part(self._files.get_range(key, offset, length))
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Readable`. Symlinks are passed over."""
+        return self._files.list(prefix)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file; anything else is no object, and a fifo must not be waited for."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _check_key(key: str) -> None:

@@ -13,9 +13,11 @@ from manifest_sync.stores.base import (
     Listed,
     NotFound,
     Object,
+    Part,
     PreconditionFailed,
     RequestCounter,
     check_size,
+    not_beside,
     too_short,
 )
 
@@ -96,6 +98,18 @@ class MemoryStore:
         self._count.add("DELETE")
         with self._lock:
             self._objects.pop(key, None)
+
+    def beside(self, place: str) -> MemoryStore:
+        """See `Store`."""
+        if not place.startswith("memory://"):
+            raise not_beside(self.location, place)
+        other = MemoryStore.shared(place.removeprefix("memory://"))
+        other._count = self._count
+        return other
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
+        """See `Readable`."""
+        return Part(self.get_range(key, offset, length, etag=etag))
 
     def close(self) -> None:
         """See `Store`."""

@@ -6,6 +6,7 @@ and then report one's own write as someone else's.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +24,12 @@ from manifest_sync.stores.base import (
     Listed,
     NotFound,
     Object,
+    Part,
     PreconditionFailed,
     RequestCounter,
     Unknown,
     check_size,
+    not_beside,
     too_short,
 )
 from manifest_sync.stores.notes import Notes
@@ -39,6 +42,7 @@ from manifest_sync.stores.s3_bodies import (
     cut_range,
     etag_of,
     md5_of,
+    noted_mtime,
     read_body,
 )
 from manifest_sync.stores.s3_etags import EtagForm
@@ -84,16 +88,19 @@ class S3Store:
     ) -> None:
         if not location.bucket:
             raise UsageError("the location names no bucket", "write it as s3://BUCKET/PREFIX")
-        self._bucket = location.bucket
-        self._prefix = f"{location.prefix.strip('/')}/" if location.prefix.strip("/") else ""
-        self._location = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._retry = retry or Retry()
         self._count = RequestCounter()
         self._patience = patience or Patience(CONNECT_TIMEOUT + read_timeout)
         self._notes = Notes(note)
         self._etags = EtagForm(self._swap, self._current_etag, self.delete)
         self._client = client_for(location, verify, read_timeout)
-        self._failures = Failures(self._location, self._bucket, self._client.meta.endpoint_url)
+        self._settle(location.bucket, location.prefix.strip("/"))
+
+    def _settle(self, bucket: str, prefix: str) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._location = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._failures = Failures(self._location, bucket, self._client.meta.endpoint_url)
 
     @property
     def location(self) -> str:
@@ -127,11 +134,15 @@ class S3Store:
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """See `Store`."""
+        return self.get_part(key, offset, length, etag=etag).data
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str | None) -> Part:
+        """See `Readable`."""
         if length == 0:
-            return b""
+            return Part(b"")
         options: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
 
-        def request(beat: Beat) -> bytes:
+        def request(beat: Beat) -> Part:
             answer = self._client.get_object(
                 Bucket=self._bucket,
                 Key=self._prefix + key,
@@ -140,14 +151,16 @@ class S3Store:
             )
             with closing(answer["Body"]) as body:
                 etag_of(answer)
+                mtime_ns = noted_mtime(answer)
                 if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
                     check_framed(answer)
-                    return cut_range(key, body, answer.get("ContentLength"), offset, length, beat)
+                    whole = answer.get("ContentLength")
+                    return Part(cut_range(key, body, whole, offset, length, beat), mtime_ns)
                 self._check_range(key, answer.get("ContentRange", ""), offset, length)
                 data = read_body(body, length + 1, beat)
             if len(data) != length:
                 raise ConnectionError(f"{len(data)} bytes came instead of {length}")
-            return data
+            return Part(data, mtime_ns)
 
         outcomes = (NotFound,) if etag is None else (NotFound, PreconditionFailed)
         return self._call("GET", key, request, outcomes, range_end=offset + length)
@@ -250,6 +263,14 @@ class S3Store:
             self._call("DELETE", key, request, (NotFound,))
         except NotFound:
             return
+
+    def beside(self, place: str) -> S3Store:
+        """See `Store`."""
+        if not place.startswith("s3://"):
+            raise not_beside(self._location, place)
+        other = copy.copy(self)
+        other._settle(place.removeprefix("s3://"), "")
+        return other
 
     def close(self) -> None:
         """See `Store`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from manifest_sync.stores.patience import PIECE, Beat
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
+
+_MTIME = re.compile(r"(\d{1,10})(?:\.(\d{1,9})\d*)?")
 
 
 class Upload(io.BytesIO):
@@ -43,6 +46,14 @@ def etag_of(answer: Mapping[str, Any]) -> str:
     if not etag:
         raise ConnectionError("the answer has no ETag, so it does not come from an S3 service")
     return etag
+
+
+def noted_mtime(answer: Mapping[str, Any]) -> int | None:
+    """The time of the file that an object was made from, in nanoseconds, as rclone and s3fs note it."""
+    found = _MTIME.fullmatch(answer.get("Metadata", {}).get("mtime", ""))
+    if found is None:
+        return None
+    return int(found[1]) * 10**9 + int((found[2] or "").ljust(9, "0"))
 
 
 def check_framed(answer: Mapping[str, Any]) -> None:
