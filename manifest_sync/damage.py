@@ -37,6 +37,7 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
     PAGE = "page"
     PACK = "pack"
+    EXTERNAL = "adopted object"
     HISTORY = "history block"
     COLLECTION = "gc list"
 
@@ -59,7 +60,7 @@ class Damage:
     """One object that is missing or not what it should be.
 
     Attributes:
-        key: its key in the bucket.
+        key: its key in the bucket; the URL of an adopted object.
         what: what is wrong with it, for people.
         snapshots: the snapshots that need it.
         head: the current state cannot be had whole because of it.
@@ -141,6 +142,13 @@ def _cure_pack(damage: Damage) -> str:
     return f"`manifest-sync push --repair` on a machine that has these files{wrote}"
 
 
+def _cure_external(_: Damage) -> str:
+    return (
+        "`manifest-sync adopt` takes over what is there now; `manifest-sync push --repair` on a machine that "
+        "has the files as they were sends them to the bucket"
+    )
+
+
 def _cure_history(_: Damage) -> str:
     return "`manifest-sync push --repair` writes it again if a snapshot that lists its ids is kept"
 
@@ -154,6 +162,7 @@ _CURES = {
     Kind.SNAPSHOT: _cure_snapshot,
     Kind.PAGE: _cure_page,
     Kind.PACK: _cure_pack,
+    Kind.EXTERNAL: _cure_external,
     Kind.HISTORY: _cure_history,
     Kind.COLLECTION: _cure_collection,
 }

@@ -28,6 +28,13 @@ class Place:
     file: Hash
 
 
+def add_place(places: dict[Hash, list[Place]], chunk_id: Hash, place: Place) -> None:
+    """Note one more place of a chunk, up to `MOST_PLACES`."""
+    known = places.setdefault(chunk_id, [])
+    if place not in known and len(known) < MOST_PLACES:
+        known.append(place)
+
+
 class LocalChunks:
     """Reads chunks out of files; a context manager that closes the file read last."""
 

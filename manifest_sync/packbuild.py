@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import FormatError
-from manifest_sync.localchunks import MOST_PLACES, LocalChunks, Place
+from manifest_sync.localchunks import LocalChunks, Place, add_place
 from manifest_sync.model import ChunkRef, Entry, Hash, PackRef, display
 from manifest_sync.pack import PackBuilder, PackFrame, decode_frame, encode_frame, parse_trailer
 
@@ -55,9 +55,7 @@ class Layout:
         self.frames.setdefault(frame.offset, PackFrame(frame.offset, frame.stored, frame.raw))
         pieces = self.pieces.setdefault(frame.offset, {})
         pieces.setdefault(chunk.offset, _Piece(chunk.offset, chunk.length, chunk.id))
-        places = self.places.setdefault(chunk.id, [])
-        if place not in places and len(places) < MOST_PLACES:
-            places.append(place)
+        add_place(self.places, chunk.id, place)
 
     def learn_tables(self, body: bytes) -> bool:
         """Take the frames and chunks from the tables of a damaged pack; False if they are damaged too."""

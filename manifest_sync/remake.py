@@ -8,9 +8,9 @@ from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
 from manifest_sync.damage import Damage, Kind
 from manifest_sync.errors import Damaged, FormatError
-from manifest_sync.localchunks import LocalChunks
+from manifest_sync.localchunks import LocalChunks, Place, add_place
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import ChunkRef
+from manifest_sync.model import ChunkRef, Hash
 from manifest_sync.packbuild import CannotBuild, Layout, build_pack
 from manifest_sync.packcheck import FrameReader
 from manifest_sync.relocate import Hurt
@@ -39,6 +39,7 @@ class ObjectMaker:
         self._collected = collected
         self._pages = {use.key: use for use in found.verifier.pages}
         self._packs = {use.key: use for use in found.verifier.packs.values()}
+        self._gave_up_outside = False
         self.hurt: Hurt = {}
         """Chunks that the head needs out of packs which could not be made."""
 
@@ -54,6 +55,9 @@ class ObjectMaker:
             return self._history(damage.key)
         if damage.kind is Kind.PAGE:
             return self._page(damage)
+        if damage.kind is Kind.EXTERNAL:
+            self._give_up_outside()
+            return "it belongs to another tool"
         use = self._packs[damage.key]
         try:
             return self._pack(use)
@@ -121,6 +125,27 @@ class ObjectMaker:
                 needed |= dict.fromkeys(chunk for chunk in chunks if chunk.frame.pack == use.ref)
         frames = FrameReader(self._found.verifier.pack_reader.load(use))
         self.hurt |= {chunk: layout.places[chunk.id] for chunk in needed if frames.read(chunk) is None}
+
+    def _give_up_outside(self) -> None:
+        """Note what the head needs of the adopted objects that are lost: of all at once, they may be many."""
+        if self._gave_up_outside:
+            return
+        self._gave_up_outside = True
+        verifier = self._found.verifier
+        lost = {ref for refs in verifier.lost_outside.values() for ref in refs}
+        pages = sorted({page for ref in lost for page in verifier.packs[ref].pages})
+        places: dict[Hash, list[Place]] = {}
+        needed: dict[ChunkRef, None] = {}
+        for read in verifier.page_reader.read((verifier.pages[page] for page in pages), lambda _: False):
+            for entry in read.entries or ():
+                position = 0
+                for chunk in entry.chunks:
+                    if chunk.frame.pack in lost:
+                        add_place(places, chunk.id, Place(entry.path, position, entry.hash))
+                        if read.use.head:
+                            needed.setdefault(chunk)
+                    position += chunk.length
+        self.hurt |= {chunk: places[chunk.id] for chunk in needed}
 
     def _read(self, use: PackUse) -> Iterator[PageRead]:
         verifier = self._found.verifier

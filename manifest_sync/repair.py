@@ -183,7 +183,7 @@ class _Repair:
         # By now a collection may have let go of some of it.
         named = self._load_collected(self._ws.repository.load_head(found.head))
         maker = ObjectMaker(self._ws, found, self._seen, named)
-        for kind in (Kind.SNAPSHOT, Kind.HISTORY, Kind.PAGE, Kind.PACK):
+        for kind in (Kind.SNAPSHOT, Kind.HISTORY, Kind.PAGE, Kind.PACK, Kind.EXTERNAL):
             for damage in damaged:
                 if damage.kind is kind:
                     self._write(damage, maker)

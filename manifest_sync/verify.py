@@ -27,6 +27,7 @@ from manifest_sync.scope import Scope
 from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores.base import NotFound
 from manifest_sync.survey import PageUse, survey
+from manifest_sync.verify_external import ExternalReader
 from manifest_sync.verify_packs import PackReader, PackUse
 from manifest_sync.verify_pages import LenientPages, PageRead
 from manifest_sync.wholefiles import WholeFiles
@@ -157,6 +158,8 @@ class Verifier:
         self._files = WholeFiles()
         self.packs: dict[PackRef, PackUse] = {}
         self.pages: list[PageUse] = []
+        self.lost_outside: dict[str, set[PackRef]] = {}
+        """What is lost of the adopted objects, by URL."""
 
     def run(self) -> None:
         """Survey, check, and find out whom it hurts."""
@@ -167,13 +170,12 @@ class Verifier:
         self.pages = list(surveyed.pages.values())
         self._check_pages()
         own = [use for use in self.packs.values() if not use.ref.is_external]
-        report.unchecked += [
-            (use.key, "it lies outside the repository, which this version cannot read")
-            for use in self.packs.values()
-            if use.ref.is_external
-        ]
         self._check_packs(own)
         report.checked = {**surveyed.checked, Kind.PAGE.value: len(self.pages), Kind.PACK.value: len(own)}
+        outside = [ref for ref in self.packs if ref.is_external]
+        if outside:
+            self._check_external(outside)
+            report.checked[Kind.EXTERNAL.value] = len(outside)
 
     def _check_pages(self) -> None:
         if self._report.read_data:
@@ -234,6 +236,36 @@ class Verifier:
             self._blame_pack(use, what)
         self._blame_wrong_files()
 
+    def _check_external(self, packs: list[PackRef]) -> None:
+        report, progress = self._report, self._ws.progress
+        reader = ExternalReader(self._store, self._ws.jobs, progress)
+        found = reader.list_all(packs)
+        if report.read_data:
+            progress.begin("transfer", bytes_=sum(pack.size for pack in packs))
+            entries = (
+                entry
+                for read in self.page_reader.read(self.pages, lambda _: False)
+                for entry in read.entries or ()
+            )
+            found = {**reader.read_all(entries), **found}
+            progress.end("transfer")
+            report.bytes += reader.bytes
+        self._blame_external(found)
+
+    def _blame_external(self, found: dict[PackRef, str]) -> None:
+        """All at once: another tool may have changed a great many."""
+        files: dict[str, _Files] = {ref.url: _Files() for ref in found}
+        pages = sorted({page for ref in found for page in self.packs[ref].pages})
+        for read in self.page_reader.read((self.pages[page] for page in pages), lambda _: False):
+            for entry in read.entries or ():
+                for ref in {chunk.frame.pack for chunk in entry.chunks} & found.keys():
+                    self.lost_outside.setdefault(ref.url, set()).add(ref)
+                    files[ref.url].add(entry, read.use)
+        what = {ref.url: reason for ref, reason in found.items()}
+        for url in sorted(files):
+            uses = (page for ref in self.lost_outside[url] for page in self.packs[ref].pages)
+            self._add(Kind.EXTERNAL, url, what[url], files[url].hurt(), self._snapshots(uses))
+
     def _blame_pack(self, use: PackUse, what: str) -> None:
         frames = FrameReader(self.pack_reader.load(use))
 
@@ -276,15 +308,28 @@ class Verifier:
 
     def _hurt(self, pages: Iterable[int], is_hurt: Callable[[Entry], bool]) -> tuple[HurtFile, ...]:
         """Which files of these pages are hurt, and in which snapshots."""
-        found: dict[Path, tuple[list[tuple[int, int]], bool, str]] = {}
+        found = _Files()
         for read in self.page_reader.read((self.pages[page] for page in pages), lambda _: False):
             for entry in read.entries or ():
                 if is_hurt(entry):
-                    spans, head, host = found.get(entry.path, ([], False, entry.writer.host))
-                    found[entry.path] = ([*spans, *read.use.spans], head or read.use.head, host)
+                    found.add(entry, read.use)
+        return found.hurt()
+
+
+class _Files:
+    """Hurt files by path, collected page by page."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, tuple[list[tuple[int, int]], bool, str]] = {}
+
+    def add(self, entry: Entry, use: PageUse) -> None:
+        spans, head, host = self._found.get(entry.path, ([], False, entry.writer.host))
+        self._found[entry.path] = ([*spans, *use.spans], head or use.head, host)
+
+    def hurt(self) -> tuple[HurtFile, ...]:
         return tuple(
             HurtFile(path, make_ranges(spans), head, host)
-            for path, (spans, head, host) in sorted(found.items())
+            for path, (spans, head, host) in sorted(self._found.items())
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import human_size, print_json, print_lines
-from manifest_sync.damage import Damage, VerifyReport, show_ranges
+from manifest_sync.damage import Damage, Kind, VerifyReport, show_ranges
 from manifest_sync.model import display
 
 if TYPE_CHECKING:
@@ -70,11 +71,13 @@ def repair_lines(report: RepairReport, settings: Settings) -> list[str]:
         lines.append(f"{len(report.skipped):,} not sent:")
         lines += _first([f"  {display(path)}: {reason}" for path, reason in report.skipped], settings)
     reasons = dict(report.tried)
-    for damage in report.left:
+    left, more = _most(report.left, settings)
+    for damage in left:
         shown = damage_lines(damage, settings)
         if damage.key in reasons:
             shown.insert(1, f"  not repaired from here: {reasons[damage.key]}")
         lines += shown
+    lines += more
     if report.unchecked:
         lines.append(f"{len(report.unchecked):,} not looked at:")
         lines += _first([f"  {key}: {reason}" for key, reason in report.unchecked], settings)
@@ -118,8 +121,10 @@ def local_lines(report: VerifyReport, settings: Settings) -> list[str]:
 def bucket_lines(report: VerifyReport, settings: Settings) -> list[str]:
     """The text of ``verify`` of the bucket."""
     lines: list[str] = []
-    for damage in report.damaged:
+    damaged, more = _most(report.damaged, settings)
+    for damage in damaged:
         lines += damage_lines(damage, settings)
+    lines += more
     if report.unchecked:
         lines.append(f"{len(report.unchecked):,} not looked at:")
         lines += _first([f"  {key}: {reason}" for key, reason in report.unchecked], settings)
@@ -137,6 +142,16 @@ def _verdict(report: VerifyReport) -> str:
         return "clean" if not report.unchecked else "no damage found, but not everything could be looked at"
     state = "hurt" if report.head_hurt else "not hurt"
     return f"{len(report.damaged):,} damaged; the current state is {state}"
+
+
+def _most(damaged: Sequence[Damage], settings: Settings) -> tuple[list[Damage], list[str]]:
+    """What is shown, and a line for the rest: of adopted objects there may be as many as files."""
+    outside = [damage for damage in damaged if damage.kind is Kind.EXTERNAL]
+    if settings.verbose or len(outside) <= MOST_FILES:
+        return list(damaged), []
+    hidden = set(outside[MOST_FILES:])
+    more = f"and {len(hidden):,} more adopted objects, changed or deleted by another tool (-v lists all)"
+    return [damage for damage in damaged if damage not in hidden], [more]
 
 
 def damage_lines(damage: Damage, settings: Settings) -> list[str]:
