@@ -186,8 +186,9 @@ class Streamer:
                 while waiting:
                     waiting = self._take(waiting, done)
             finally:
-                for future in waiting:
-                    future.cancel()
+                # After a failure: what the others have read all the same need not be read again.
+                under_way = [future for future in waiting if not future.cancel()]
+                done += [f.result() for f in wait(under_way).done if f.exception() is None]
                 self._flush(done)
                 with self._lock:
                     self.bytes += self._came
@@ -205,6 +206,7 @@ class Streamer:
             else:
                 done.append(future.result())
         if failure is not None:
+            waiting -= ready
             raise failure
         if len(done) >= _FLUSH_FILES or sum(item.found.size for item in done) >= _FLUSH_BYTES:
             self._flush(done)

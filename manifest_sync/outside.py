@@ -71,9 +71,9 @@ class Outside:
             raise LostOutside(error.message) from None
 
     def fault(self, pack: PackRef) -> str:
-        """What is wrong with an object, as far as its first byte and its end tell; '' if nothing."""
+        """What is wrong with an object, as far as its ETag and its end tell; '' if nothing."""
         try:
-            self.read(pack, 0, 1)
+            self.read(pack, max(pack.size - 1, 0), 1)
         except LostOutside as error:
             return str(error)
         try:

@@ -1,0 +1,540 @@
+"""Adopting what other tools have put into a bucket: in place, without a byte moved that is here already, and
+never served as anything but what was adopted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path as FsPath
+from typing import TYPE_CHECKING, Any
+
+import boto3.session
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from manifest_sync.adopt_report import AdoptReport
+from manifest_sync.errors import FormatError, ManifestSyncError, UsageError
+from manifest_sync.etags import MIB, PartsMd5, part_sizes
+from manifest_sync.externals import object_url, split_url
+from manifest_sync.model import Entry
+from manifest_sync.project import Project
+from manifest_sync.stores.base import Listed, Part, Readable
+from manifest_sync.stores.directory import DirectoryStore
+from tests.faulty_store import Crash, FaultyStore
+from tests.machines import Machine
+from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+
+class World:
+    """A bucket in a folder, a folder full of plain files beside it, and machines."""
+
+    def __init__(self, folder: FsPath) -> None:
+        self.folder = folder
+        self.bucket = folder / "bucket"
+        self.plain = folder / "plain"
+        self.plain.mkdir()
+        self.gpu = self.machine("gpu")
+
+    def machine(self, name: str) -> Machine:
+        return Machine(self.folder / name, str(self.bucket))
+
+    def put(self, name: str, content: bytes | str) -> None:
+        """What another tool does."""
+        path = self.plain / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def adopt(self, machine: Machine | None = None, **options: Any) -> AdoptReport:
+        return (machine or self.gpu).project().adopt(str(self.plain), **options)
+
+    def outside(self) -> dict[str, tuple[bytes, int]]:
+        """The plain files: content and mtime."""
+        return {
+            str(path.relative_to(self.plain)): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in self.plain.rglob("*")
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def world(fast_path: FsPath) -> World:
+    return World(fast_path)
+
+
+def head_entries(machine: Machine) -> dict[str, Entry]:
+    with machine.project().workspace(()) as ws:
+        pages = ws.repository.load_head().manifest.pages
+        return {e.path.decode(): e for _, page in ws.repository.load_pages(pages) for e in page}
+
+
+def contents(machine: Machine) -> dict[str, bytes]:
+    return {path: content for path, (content, *_) in machine.tree().items()}
+
+
+BIG = secrets.token_bytes(3 * MIB + 5)
+
+
+def test_all_is_adopted_where_it_lies(world: World) -> None:
+    for name, content in (
+        ("exp/a.json", "a"),
+        ("exp/b c+d.json", "b"),
+        ("exp/big.bin", BIG),
+        ("exp/empty", ""),
+    ):
+        world.put(name, content)
+    world.gpu.write("exp/a.json", "a")
+    before = world.outside()
+    report = world.adopt()
+    assert (report.new, report.changed, report.matched, report.exit_code) == (4, 0, 1, 0)
+    assert world.outside() == before
+    assert not list(world.bucket.glob("packs/**/*.pack"))
+    world.gpu.pull()
+    assert not world.gpu.status().has_drift
+    laptop = world.machine("laptop")
+    assert laptop.pull().exit_code == 0
+    assert contents(laptop) == {name: content for name, (content, _) in before.items()} == contents(world.gpu)
+    assert abs(laptop.tree()["exp/big.bin"][1] - before["exp/big.bin"][1]) < 1000
+    verified = laptop.project().verify(read_data=True)
+    assert (verified.damaged, verified.checked["adopted object"], verified.exit_code) == ([], 3, 0)
+    assert laptop.project().verify().exit_code == 0
+
+
+def test_what_the_rules_leave_out_or_a_tree_cannot_hold_is_not_adopted(world: World) -> None:
+    for name in ("a.json", "a.py", "lora/x", "activations/x", ".git/config", "b/.manifest-sync/lock"):
+        world.put(name, name)
+    report = world.adopt()
+    assert (report.listed, report.new, report.excluded, report.exit_code) == (6, 1, 3, 3)
+    assert {path for path, _ in report.skipped} == {b".git/config", b"b/.manifest-sync/lock"}
+    assert list(head_entries(world.gpu)) == ["a.json"]
+    assert world.adopt(groups=["loras"]).new == 1
+    assert list(head_entries(world.gpu)) == ["a.json", "lora/x"]
+
+
+def test_only_a_part(world: World) -> None:
+    for name in ("a/1", "a/2", "ab/1", "b/1"):
+        world.put(name, name)
+    assert world.adopt(only=["a"], exclude=["2"]).new == 1
+    assert list(head_entries(world.gpu)) == ["a/1"]
+
+
+def test_a_dry_run_does_nothing_and_tells(world: World) -> None:
+    world.put("a", "here and there")
+    world.put("b", "only there")
+    world.gpu.write("a", "here and there")
+    report = world.adopt(dry_run=True)
+    assert (report.new, report.to_read, report.to_read_bytes) == (2, 2, 24)
+    assert report.paths == [b"a", b"b"]
+    assert head_entries(world.gpu) == {}
+
+
+def test_a_later_adopt_takes_what_is_new_or_changed_there_and_nothing_else(world: World) -> None:
+    for name in ("same", "changes", "pushed", "deleted"):
+        world.put(name, f"{name} 1")
+    world.adopt()
+    world.gpu.pull()
+    world.gpu.write("pushed", "edited here")
+    (world.gpu.root / "deleted").unlink()
+    world.gpu.push("full")
+    sequence = world.gpu.status().sequence
+    assert world.adopt().sequence == sequence
+    world.put("changes", "changes 2")
+    world.put("new", "new")
+    report = world.adopt()
+    assert (report.new, report.changed, report.unchanged, report.superseded) == (1, 1, 1, 2)
+    assert (report.conflicts, report.read) == ([], 2)
+    laptop = world.machine("laptop")
+    laptop.pull()
+    assert {path: content.decode() for path, content in contents(laptop).items()} == {
+        "same": "same 1",
+        "changes": "changes 2",
+        "new": "new",
+        "pushed": "edited here",
+    }
+    assert world.gpu.status().cases == {"new_there": [b"new"], "changed_there": [b"changes"]}
+    # Another machine that adopts the same finds all of it done; what was changed since it cannot tell apart.
+    assert world.adopt(laptop).conflicts == [b"pushed"]
+
+
+def test_what_the_bucket_has_otherwise_is_a_conflict_and_stays(world: World) -> None:
+    world.gpu.write("a", "pushed")
+    world.gpu.write("b", "same")
+    world.gpu.write("file", "a file")
+    world.gpu.push()
+    for name, content in (("a", "there"), ("b", "same"), ("file/below", "x"), ("c", "c")):
+        world.put(name, content)
+    report = world.adopt()
+    assert (report.new, report.unchanged, report.exit_code) == (1, 1, 6)
+    assert report.conflicts == [b"a", b"file/below"]
+    assert sorted(head_entries(world.gpu)) == ["a", "b", "c", "file"]
+    laptop = world.machine("laptop")
+    laptop.pull()
+    assert laptop.read("a") == "pushed"
+
+
+def test_a_file_here_that_differs_stays_and_is_a_conflict_of_status(world: World) -> None:
+    world.put("a", "there")
+    world.gpu.write("a", "mine")
+    report = world.adopt()
+    assert (report.new, report.differing, report.matched) == (1, 1, 0)
+    assert world.gpu.read("a") == "mine"
+    assert world.gpu.status().cases == {"edit_edit": [b"a"]}
+    world.gpu.push(resolve="local")
+    assert not world.gpu.status().has_drift
+    assert (world.plain / "a").read_text() == "there"
+
+
+def test_an_object_that_another_tool_touched_hurts_its_files_only(world: World) -> None:
+    for name in ("good", "changed", "gone", "shorter"):
+        world.put(name, f"{name} content")
+    world.put("big.bin", BIG)
+    world.adopt()
+    world.put("changed", "CHANGED content")
+    world.put("shorter", "s")
+    (world.plain / "gone").unlink()
+    world.put("big.bin", BIG[:-5] + b"other")
+    laptop = world.machine("laptop")
+    report = laptop.pull()
+    assert report.exit_code == 7
+    reasons = {path.decode(): reason for path, reason in report.damaged}
+    assert sorted(reasons) == ["big.bin", "changed", "gone", "shorter"]
+    assert f"{world.plain}/changed: another tool changed it" in reasons["changed"]
+    assert "`manifest-sync adopt`" in reasons["changed"]
+    assert "deleted it" in reasons["gone"]
+    assert contents(laptop) == {"good": b"good content"}
+    # A listing of a folder tells of sizes and absence only.
+    verify = laptop.project().verify
+    assert verify().hurt_paths == {b"gone", b"shorter"}
+    assert verify(read_data=True).hurt_paths == {b"big.bin", b"changed", b"gone", b"shorter"}
+    assert verify(read_data=True).exit_code == 7
+    with pytest.raises(ManifestSyncError, match="another tool changed it"):
+        b"".join(laptop.project().cat("changed"))
+
+
+def test_gc_and_repair_leave_what_is_outside_alone(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.put(name, f"{name} content")
+        world.gpu.write(name, f"{name} content")
+    world.adopt()
+    world.gpu.write("a", "another")
+    (world.gpu.root / "c").unlink()
+    world.gpu.push("full")
+    before = world.outside()
+    world.gpu.project().gc(keep_last=1, min_age=timedelta(0), apply=True)
+    assert world.outside() == before
+    (world.plain / "b").unlink()
+    repaired = world.gpu.project().repair()
+    assert (repaired.moved, repaired.exit_code) == ([b"b"], 3)
+    assert [(damage.head, damage.key.rpartition("/")[2]) for damage in repaired.left] == [(False, "b")]
+    assert not (world.plain / "b").exists()
+    (world.plain / "a").unlink()
+    (world.plain / "c").unlink()
+    laptop = world.machine("laptop")
+    assert laptop.pull().exit_code == 0
+    assert contents(laptop) == {"a": b"another", "b": b"b content"}
+
+
+def test_drop_asks_whether_the_object_is_still_there(world: World) -> None:
+    for name in ("a", "b"):
+        world.put(name, name)
+        world.gpu.write(name, name)
+    world.adopt()
+    (world.plain / "b").unlink()
+    report = world.gpu.project().drop(["a", "b"])
+    assert report.deleted == 1
+    assert [path for path, _ in report.damaged] == [b"b"]
+    assert contents(world.gpu) == {"b": b"b"}
+
+
+# --- interruptions and others at the same time
+
+
+def test_a_killed_adopt_goes_on_where_it_was(world: World) -> None:
+    names = [f"n{number:02}" for number in range(30)]
+    for name in names:
+        world.put(name, name)
+    with FaultyStore(DirectoryStore(str(world.bucket))) as store:
+        store.add_fault("get_range", kind="crash", after=20, key_prefix="file://")
+        world.gpu.store = store
+        with pytest.raises(Crash):
+            world.adopt()
+    with FaultyStore(DirectoryStore(str(world.bucket))) as store:
+        world.gpu.store = store
+        report = world.adopt()
+        reads = [key for method, key in store.calls if method == "get_range"]
+    assert (report.new, report.exit_code) == (30, 0)
+    assert len(reads) == 10
+    laptop = world.machine("laptop")
+    laptop.pull()
+    assert contents(laptop) == {name: name.encode() for name in names}
+
+
+@pytest.mark.parametrize("kind", ["crash", "crash_after"])
+def test_a_kill_at_the_swap_leaves_nothing_that_a_push_would_believe(world: World, kind: Any) -> None:
+    for name in ("a", "b"):
+        world.put(name, f"{name} 1")
+        world.gpu.write(name, f"{name} 1")
+    with FaultyStore(DirectoryStore(str(world.bucket))) as store:
+        store.add_fault("put_if", kind=kind, key_prefix="manifest.json")
+        world.gpu.store = store
+        with pytest.raises(Crash):
+            world.adopt()
+    world.gpu.store = None
+    world.put("a", "a 2")
+    world.gpu.push()
+    laptop = world.machine("laptop")
+    report = laptop.pull()
+    if kind == "crash":
+        # Nothing was published; the push sent what is here.
+        assert (report.exit_code, contents(laptop)) == (0, {"a": b"a 1", "b": b"b 1"})
+    else:
+        assert (report.exit_code, contents(laptop)) == (7, {"b": b"b 1"})
+        assert not world.gpu.status().has_drift
+        assert world.adopt().changed == 1
+
+
+class Moving(DirectoryStore):
+    """Something happens outside before the read number ``at`` of what lies there."""
+
+    def __init__(self, path: str, at: int, happens: Callable[[], object]) -> None:
+        super().__init__(path)
+        self.at = at
+        self.happens = happens
+        self.reads: list[str] = []
+
+    def beside(self, place: str) -> Any:
+        return _MovingPlace(self, super().beside(place))
+
+
+class _MovingPlace:
+    def __init__(self, world: Moving, inner: Readable) -> None:
+        self._world = world
+        self._inner = inner
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
+        self._world.reads.append(key)
+        if len(self._world.reads) == self._world.at:
+            self._world.happens()
+        return self._inner.get_part(key, offset, length, etag=etag)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        return self._inner.list(prefix)
+
+
+def test_what_changes_while_it_is_adopted_is_read_again(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.put(name, f"{name} 1")
+
+    def happen() -> None:
+        world.put("a", "a 22")
+        world.put("d", "d 1")
+        (world.plain / "b").unlink()
+
+    world.gpu.store = Moving(str(world.bucket), 3, happen)
+    report = world.adopt()
+    assert (report.new, report.exit_code) == (3, 0)
+    laptop = world.machine("laptop")
+    assert laptop.pull().exit_code == 0
+    assert contents(laptop) == {"a": b"a 22", "c": b"c 1", "d": b"d 1"}
+
+
+def test_another_machine_publishes_meanwhile(world: World, hurried: None) -> None:
+    for name in ("a", "b"):
+        world.put(name, name)
+    laptop = world.machine("laptop")
+
+    def happen() -> None:
+        laptop.write("mine", "pushed")
+        laptop.write("b", "pushed")
+        laptop.push()
+
+    world.gpu.store = Moving(str(world.bucket), 1, happen)
+    report = world.adopt()
+    assert (report.new, report.conflicts) == (1, [b"b"])
+    entries = head_entries(laptop)
+    assert sorted(entries) == ["a", "b", "mine"]
+    assert not entries["b"].chunks[0].frame.pack.is_external
+
+
+# --- places
+
+
+def test_the_repository_itself_is_not_adopted(world: World) -> None:
+    """The plain files and the repository lie in one folder."""
+    world.gpu.write("own", "own")
+    world.gpu.push()
+    for name in ("exp/a", "packs/mine"):
+        (world.bucket / name).parent.mkdir(exist_ok=True)
+        (world.bucket / name).write_text(name)
+    report = world.gpu.project().adopt(str(world.bucket))
+    assert (report.listed, report.new, report.exit_code) == (1, 1, 0)
+    assert sorted(head_entries(world.gpu)) == ["exp/a", "own"]
+    world.gpu.project().gc(keep_last=1, apply=True)
+    assert (world.bucket / "packs" / "mine").exists()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "memory://other"])
+def test_a_place_of_another_kind_is_refused(world: World, url: str) -> None:
+    with pytest.raises(UsageError, match="not in the store"):
+        world.gpu.project().adopt(url)
+
+
+def test_nothing_there(world: World) -> None:
+    done = world.gpu.command("adopt", str(world.plain / "no"))
+    assert done.returncode == 1
+    assert "there is no object at" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["a", "a b/+%41/ü", "/lead", "x" * 900, "a\nb", 'q"<>#?&='])
+def test_a_url_has_one_spelling(key: str) -> None:
+    url = object_url("s3://bucket", key)
+    assert split_url(url) == ("s3://bucket", key)
+    assert url.isascii()
+    assert url.isprintable()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://bucket", "s3://bucket/", "s3:///key", "s3://bucket/a b", "s3://bucket/%61"),
+        *("s3://bucket/%ff", "http://bucket/key", "s3://user@bucket/key", "file://host/a", ""),
+    ],
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(FormatError):
+        split_url(url)
+
+
+# --- ETags
+
+
+def multipart_etag(content: bytes, part: int) -> str:
+    digests = [hashlib.md5(content[at : at + part]).digest() for at in range(0, len(content), part)]
+    return f'"{hashlib.md5(b"".join(digests)).hexdigest()}-{len(digests)}"'
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [(5, 16 * MIB), (8, 16 * MIB), (16, 16 * MIB + 1), (7, 16 * MIB + 1), (11, 23 * MIB - 3)],
+)
+def test_the_part_size_is_found(part: int, size: int) -> None:
+    content = os.urandom(1024) * (size // 1024 + 1)
+    content = content[:size]
+    etag = multipart_etag(content, part * MIB)
+    tried = part_sizes(etag, size)
+    forms = [PartsMd5(size_) for sizes in tried for size_ in sizes]
+    for form in forms:
+        for at in range(0, size, 3_000_001):
+            form.update(content[at : at + 3_000_001])
+    assert any(form.matches(etag) for form in forms)
+    assert not any(PartsMd5(other).matches(etag) for other in (0, 5 * MIB))
+
+
+def test_a_few_huge_parts_are_not_guessed_for_ever() -> None:
+    tried = part_sizes(f'"{"0" * 32}-2"', 5 << 30)
+    assert sum(len(sizes) for sizes in tried) <= 24
+    assert part_sizes("", 5) == part_sizes('"not-md5"', 5) == []
+    assert part_sizes("0" * 32, 5) == [[0]]
+
+
+# --- a real S3 server
+
+
+@pytest.fixture
+def client(seaweed_http: S3Server) -> Iterator[S3Client]:
+    session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1")
+    found = session.client(
+        "s3", endpoint_url=seaweed_http.endpoint_url, config=Config(s3={"addressing_style": "path"})
+    )
+    yield found
+    found.close()
+
+
+def upload(client: S3Client, key: str, content: bytes, part: int = 0, **metadata: str) -> None:
+    """As the AWS CLI and rclone do it: in parts when it is large."""
+    config = TransferConfig(multipart_threshold=part or 1 << 30, multipart_chunksize=part or 1 << 30)
+    client.upload_fileobj(io.BytesIO(content), BUCKET, key, Config=config, ExtraArgs={"Metadata": metadata})
+
+
+def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: FsPath) -> None:
+    place = f"adopt-{secrets.token_hex(4)}"
+    bucket, plain = f"s3://{BUCKET}/{place}/repository", f"{place}/plain"
+
+    def machine(name: str) -> Machine:
+        env = {"R2_ACCESS_KEY_ID": ACCESS_KEY, "R2_SECRET_ACCESS_KEY": SECRET_KEY}
+        return Machine(tmp_path / name, bucket, endpoint_url=seaweed_http.endpoint_url, env=env)
+
+    gpu = machine("gpu")
+    big = os.urandom(12 * MIB + 77)
+    files = {f"exp/{number} ü+.json": f"{number}".encode() for number in range(6)}
+    files |= {"exp/rclone.bin": big, "exp/aws.bin": big[1:], "exp/odd.bin": big[2:]}
+    for name, content in files.items():
+        part = {"exp/rclone.bin": 5 * MIB, "exp/aws.bin": 8 * MIB, "exp/odd.bin": 7 * MIB}.get(name, 0)
+        upload(client, f"{plain}/{name}", content, part)
+        gpu.write(name, content)
+    upload(client, f"{plain}/there/only.bin", big[3:], 5 * MIB, mtime="1700000000.123456789")
+    files["there/only.bin"] = big[3:]
+    upload(client, f"{plain}/there/marker/", b"")
+
+    report = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
+    assert (report.new, report.matched, report.read, report.bytes) == (10, 9, 1, len(big) - 3)
+    # The head, the object's two parts; no HEAD at all, and no object was written but page, copy and head.
+    assert (report.requests.get("GET"), report.requests.get("HEAD", 0), report.requests["PUT"]) == (3, 0, 3)
+    assert gpu.status().cases == {"new_there": [b"there/only.bin"]}
+
+    laptop = machine("laptop")
+    assert laptop.pull().exit_code == 0
+    assert contents(laptop) == files
+    assert laptop.tree()["there/only.bin"][1] == 1_700_000_000_123_456_789
+    gpu.pull()
+    gpu.write("exp/0 ü+.json", b"changed here")
+    assert gpu.push("copy").changed == 1
+    again = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
+    assert (again.new, again.changed, again.superseded, again.exit_code) == (0, 0, 1, 0)
+    assert (again.requests.get("PUT", 0), again.requests["LIST"]) == (0, 1)
+
+    # Same size, other content: only the ETag tells.
+    upload(client, f"{plain}/exp/1 ü+.json", b"X")
+    client.delete_object(Bucket=BUCKET, Key=f"{plain}/exp/2 ü+.json")
+    third = machine("third")
+    done = third.command("pull", "--json")
+    assert done.returncode == 7, done.stderr
+    told = {item["path"]: item["reason"] for item in json.loads(done.stdout)["damaged"]}
+    assert sorted(told) == ["exp/1 ü+.json", "exp/2 ü+.json"]
+    assert f"s3://{BUCKET}/{plain}/exp/1%20%C3%BC%2B.json: another tool changed it" in told["exp/1 ü+.json"]
+    assert {*files} - {*contents(third)} == {"exp/1 ü+.json", "exp/2 ü+.json"}
+    found = third.project().verify()
+    assert (found.hurt_paths, found.exit_code) == ({p.encode() for p in told}, 7)
+    assert found.requests.get("GET", 0) < 12
+
+    adopted = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
+    assert (adopted.changed, adopted.differing) == (1, 1)
+    repaired = gpu.project().repair()
+    assert repaired.moved == ["exp/2 ü+.json".encode()]
+    assert third.pull().exit_code == 0
+    assert third.tree()["exp/1 ü+.json"][0] == b"X"
+    assert third.tree()["exp/2 ü+.json"][0] == b"2"
+    assert {item["Key"] for item in client.list_objects_v2(Bucket=BUCKET, Prefix=plain)["Contents"]} == {
+        f"{plain}/{name}" for name in {*files, "there/marker/"} - {"exp/2 ü+.json"}
+    }
+
+
+def test_another_endpoint_is_refused(tmp_path: FsPath) -> None:
+    conf = tmp_path / "rclone.conf"
+    conf.write_text(
+        "[other]\ntype = s3\naccess_key_id = a\nsecret_access_key = b\nendpoint = https://elsewhere.example\n"
+    )
+    (tmp_path / "manifest-sync.toml").write_text(
+        'bucket = "s3://b/p"\nendpoint_url = "https://here.example"\nroot = "r"\n'
+    )
+    project = Project.find(str(tmp_path), env={"RCLONE_CONFIG": str(conf)})
+    with pytest.raises(UsageError, match="not in the store that holds s3://b/p"):
+        project.adopt("other:bucket/plain")
