@@ -95,7 +95,8 @@ class _Adoption:
             self._plan(head)
         else:
             head = until_published(ws, head, self._publish, "run it again: what was read is kept")
-        report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
+        if not report.snapshot:
+            report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
         report.skipped = sorted({**self._refused, **self._hopeless, **self._unread}.items())
         return report
 
@@ -246,6 +247,8 @@ class _Adoption:
         )
         outcome = ws.repository.publish(head, changes(ws), commit, before_swap)
         if isinstance(outcome, Head):
+            # After a lost answer the head may be another machine's by now, which came upon ours.
+            self._report.snapshot, self._report.sequence = commit.snapshot, head.manifest.sequence + 1
             record(ws, outcome, self._scope)
         return outcome
 

@@ -24,6 +24,10 @@ class LostOutside(Exception):
     """An adopted object is not there as it was adopted; the text says why, for people."""
 
 
+class Unreachable(LostOutside):
+    """It cannot be read from here, whatever it is: that is no damage."""
+
+
 class Outside:
     """The objects outside of one repository. May be used from several threads.
 
@@ -40,7 +44,7 @@ class Outside:
         """Where an object is read, and its key there.
 
         Raises:
-            LostOutside: not from here.
+            Unreachable: not from here.
         """
         try:
             place, key = split_url(url)
@@ -49,13 +53,13 @@ class Outside:
                     self._places[place] = self._store.beside(place)
                 return self._places[place], key
         except (FormatError, UsageError) as error:
-            raise LostOutside(f"it cannot be read from here: {error.message}") from None
+            raise Unreachable(f"it cannot be read from here: {error.message}") from None
 
     def read(self, pack: PackRef, offset: int, length: int) -> bytes:
         """Some bytes of an object, as long as it is the one that was adopted.
 
         Raises:
-            LostOutside: it is not.
+            LostOutside: it is not, or it cannot be read from here.
             StoreUnavailable, AccessDenied: the store failed.
         """
         place, key = self.locate(pack.url)

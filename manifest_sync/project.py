@@ -242,7 +242,8 @@ class Project(ProjectCare):
         from manifest_sync.adopt_source import find_source
 
         source = find_source(url, self.location(), self.environment(), self.config)
-        options = AdoptOptions(Scope(self.scope(only).only, tuple(exclude)), dry_run, message)
+        scope = self.tracked_scope(Scope(self.scope(only).only, tuple(exclude)))
+        options = AdoptOptions(scope, dry_run, message)
         with self.workspace(tuple(groups)) as ws:
             return self._timed(ws, lambda: adopt(ws, source, options))
 

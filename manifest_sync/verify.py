@@ -174,8 +174,7 @@ class Verifier:
         report.checked = {**surveyed.checked, Kind.PAGE.value: len(self.pages), Kind.PACK.value: len(own)}
         outside = [ref for ref in self.packs if ref.is_external]
         if outside:
-            self._check_external(outside)
-            report.checked[Kind.EXTERNAL.value] = len(outside)
+            report.checked[Kind.EXTERNAL.value] = self._check_external(outside)
 
     def _check_pages(self) -> None:
         if self._report.read_data:
@@ -236,9 +235,12 @@ class Verifier:
             self._blame_pack(use, what)
         self._blame_wrong_files()
 
-    def _check_external(self, packs: list[PackRef]) -> None:
+    def _check_external(self, outside: list[PackRef]) -> int:
         report, progress = self._report, self._ws.progress
         reader = ExternalReader(self._store, self._ws.jobs, progress)
+        unreachable = reader.unreachable(outside)
+        report.unchecked += [(pack.url, why) for pack, why in unreachable.items()]
+        packs = [pack for pack in outside if pack not in unreachable]
         found = reader.list_all(packs)
         if report.read_data:
             progress.begin("transfer", bytes_=sum(pack.size for pack in packs))
@@ -247,10 +249,11 @@ class Verifier:
                 for read in self.page_reader.read(self.pages, lambda _: False)
                 for entry in read.entries or ()
             )
-            found = {**reader.read_all(entries), **found}
+            found = {**reader.read_all(entries, set(packs)), **found}
             progress.end("transfer")
             report.bytes += reader.bytes
         self._blame_external(found)
+        return len(packs)
 
     def _blame_external(self, found: dict[PackRef, str]) -> None:
         """All at once: another tool may have changed a great many."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from manifest_sync.canonical import new_hasher
-from manifest_sync.errors import FormatError, NoRepository, UsageError
+from manifest_sync.errors import NoRepository
 from manifest_sync.externals import same_etag, split_url
 from manifest_sync.fetch import Hurt, MissingContent, fetch, fetch_in_order
 from manifest_sync.model import Entry, PackRef, Path
-from manifest_sync.outside import Outside
+from manifest_sync.outside import Outside, Unreachable
 from manifest_sync.report import Progress
 from manifest_sync.stores.base import Listed, NotFound, Store
 from manifest_sync.wholefiles import WholeFiles
@@ -38,6 +38,16 @@ class ExternalReader:
         self.bytes = 0
         """Read so far."""
 
+    def unreachable(self, packs: Sequence[PackRef]) -> dict[PackRef, str]:
+        """The objects that cannot be read from here, and why."""
+        found = {}
+        for pack in packs:
+            try:
+                self._outside.locate(pack.url)
+            except Unreachable as error:
+                found[pack] = str(error)
+        return found
+
     def list_all(self, packs: Sequence[PackRef]) -> dict[PackRef, str]:
         """Every object that is not there as it was adopted, and why.
 
@@ -55,15 +65,15 @@ class ExternalReader:
 
     def _unlisted(self, place: str, prefix: str, wanted: dict[str, list[PackRef]]) -> list[PackRef]:
         try:
-            for item in self._store.beside(place).list(prefix) if place else ():
+            for item in self._store.beside(place).list(prefix):
                 if packs := wanted.get(item.key):
                     wanted[item.key] = [pack for pack in packs if not _is_listed(pack, item)]
-        except (NoRepository, NotFound, UsageError):
+        except (NoRepository, NotFound):
             pass  # Each is asked for itself, and that says it.
         return [pack for packs in wanted.values() for pack in packs]
 
-    def read_all(self, entries: Iterable[Entry]) -> dict[PackRef, str]:
-        """Every object of which some bytes are not what the entries say, and why.
+    def read_all(self, entries: Iterable[Entry], packs: Collection[PackRef]) -> dict[PackRef, str]:
+        """Every one of these objects of which some bytes are not what the entries say, and why.
 
         Of an entry all chunks are read, also those that are not outside, for the hash of the whole.
         """
@@ -73,7 +83,7 @@ class ExternalReader:
         size = 0
         for entry in entries:
             id_ = WholeFiles.identify(entry)
-            if id_ in seen or not any(chunk.frame.pack.is_external for chunk in entry.chunks):
+            if id_ in seen or not any(chunk.frame.pack in packs for chunk in entry.chunks):
                 continue
             seen.add(id_)
             if len(entry.chunks) > 1:
@@ -124,15 +134,11 @@ def _is_listed(pack: PackRef, item: Listed) -> bool:
 def _by_folder(packs: Sequence[PackRef]) -> dict[tuple[str, str], dict[str, list[PackRef]]]:
     """The objects by place and by the longest prefix of keys that a listing needs, then by key.
 
-    What shares no folder is listed apart: there may be much else in a bucket. What cannot be located has no
-    place.
+    What shares no folder is listed apart: there may be much else in a bucket.
     """
     tops: dict[tuple[str, str], dict[str, list[PackRef]]] = {}
     for pack in packs:
-        try:
-            place, key = split_url(pack.url)
-        except FormatError:
-            place, key = "", pack.url
+        place, key = split_url(pack.url)
         top = key.partition("/")[0] if "/" in key else ""
         tops.setdefault((place, top), {}).setdefault(key, []).append(pack)
     return {

@@ -10,7 +10,16 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from manifest_sync.errors import AccessDenied, StoreUnavailable
-from manifest_sync.stores.base import Listed, NotFound, Object, Part, PreconditionFailed, Readable, Store, Unknown
+from manifest_sync.stores.base import (
+    Listed,
+    NotFound,
+    Object,
+    Part,
+    PreconditionFailed,
+    Readable,
+    Store,
+    Unknown,
+)
 
 T = TypeVar("T")
 

@@ -101,7 +101,7 @@ def _lines(report: AdoptReport, settings: Settings) -> list[str]:
     left = [
         (report.unchanged, "in the bucket already"),
         (report.superseded, "changed or deleted by a push since they were adopted"),
-        (report.excluded, "left out by the rules"),
+        (report.excluded, "left out by rules, groups or what is tracked here"),
     ]
     lines += [f"{number(count)} {what}" for count, what in left if count]
     if report.differing:
