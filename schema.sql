@@ -7,7 +7,8 @@
 -- or x'6f' (local only: something that is never sent). States are compared with IS, never with =,
 -- because absent equals absent.
 
--- Facts about this index: repository, last head and its ETag, and the journal of an unfinished run.
+-- Facts about this index: its token (see index_mark.py), repository, last head and its ETag, and the journal
+-- of an unfinished run.
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value TEXT NOT NULL
@@ -99,4 +100,4 @@ CREATE TABLE adopted (
 -- 'msyn': tells this file from any other SQLite file.
 PRAGMA application_id = 1836284270;
 -- Raised by every change of the tables; an index of another version is rebuilt, not migrated.
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;

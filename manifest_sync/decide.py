@@ -27,6 +27,7 @@ from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.settle import Settle
 from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
+from manifest_sync.worktree import Unreadable, is_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,41 @@ class Decision:
             raise Damaged(
                 f"{display(row.path)} is in no page of the head", "run `manifest-sync rebuild-index`"
             )
+
+    def gone_there(self, head: Head) -> list[Row]:
+        """The rows to delete here, made sure of by the pages that would hold them: a damaged index must not
+        pass for a deletion (P11).
+
+        Raises:
+            Damaged: the head holds one of them after all.
+        """
+        rows = list(self.rows(Verb.DELETE_LOCAL))
+        pages = iter(head.manifest.pages)
+        page, held = next(pages, None), frozenset[Path]()
+        for row in rows:
+            while page is not None and page.last < row.path:
+                page, held = next(pages, None), frozenset()
+            if page is None or row.path < page.first:
+                continue
+            held = held or frozenset(entry.path for entry in self.ws.repository.load_page(page))
+            if row.path in held:
+                raise self.ws.index.damage(f"it does not know that the head holds {display(row.path)}")
+        return rows
+
+    def gone_here(self) -> Iterator[Row]:
+        """The rows to delete in the bucket, each looked for once more: what is here after all is skipped, and
+        its folder compared file by file by the next run (P11, P12)."""
+        for row in self.rows(Verb.DELETE_REMOTE):
+            try:
+                stat = self.ws.worktree.lstat(row.path)
+            except Unreadable as error:
+                self.observed.skipped[row.path] = error.reason
+                continue
+            if stat is None or is_folder(stat):
+                yield row
+                continue
+            self.observed.skipped[row.path] = "it was taken for deleted, and is there"
+            self.ws.index.distrust_folder(Path(row.path.rpartition(b"/")[0]))
 
     def copies(self, head: Head) -> Iterator[tuple[Row, Entry]]:
         """The bucket's version of each conflict that is settled by keeping both: the row, and the entry under

@@ -44,14 +44,15 @@ def check_index(folder: ProjectFolder) -> tuple[list[Finding], Seen]:
     if not os.path.exists(path):
         return [ok("index", "there is none yet; the first run makes it")], Seen()
     with ExitStack() as stack:
-        what = path
+        what, mark = path, None
         try:
-            stack.enter_context(LocalLock(os.path.join(folder.state_dir(), "lock")))
-        except Contended:
-            path = stack.enter_context(Index.snapshot(path))
-            what += " (a copy, because another run is writing to it)"
-        try:
-            index = stack.enter_context(Index.open(path, read_only=True))
+            try:
+                stack.enter_context(LocalLock(os.path.join(folder.state_dir(), "lock")))
+                mark = folder.index_mark()
+            except Contended:
+                path = stack.enter_context(Index.snapshot(path))
+                what += " (a copy, because another run is writing to it)"
+            index = stack.enter_context(Index.open(path, read_only=True, mark=mark))
             index.quick_check()
         except ManifestSyncError as error:
             return [from_error("index", error)], Seen()

@@ -7,6 +7,7 @@ only those.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,13 @@ _PUT_BASE = (
     "INSERT INTO paths (path, base) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET base = excluded.base"
 )
 _BATCH = 2000
+_NONE = type(None)
+_SHAPES = frozenset(
+    # SQLite takes any value in any column, and a wrong bit in the file makes a text of a number.
+    (bytes, *stat, int, *states)
+    for stat in ((int,) * 5, (_NONE,) * 5)
+    for states in itertools.product((bytes, _NONE), repeat=3)
+)
 _MAX = 2**63 - 1
 _MASK = 2**64 - 1
 
@@ -63,11 +71,15 @@ class Index(PageTables, AdoptedTable):
 
     def get_meta(self, key: str) -> str | None:
         """A noted fact, None when it was never noted."""
-        value: str | None = self._value("SELECT value FROM meta WHERE key = ?", (key,))
+        value = self._value("SELECT value FROM meta WHERE key = ?", (key,))
+        if value is not None and not isinstance(value, str):
+            raise self.damage(f"what is noted under {key!r} is no text")
         return value
 
     def set_meta(self, key: str, value: str | None) -> None:
-        """Note a fact; None forgets it."""
+        """Note a fact; None forgets it. Writes nothing when it is noted already."""
+        if value == self.get_meta(key):
+            return
         if value is None:
             self._write("DELETE FROM meta WHERE key = ?", (key,))
         else:
@@ -83,6 +95,10 @@ class Index(PageTables, AdoptedTable):
         self._write(
             "INSERT OR REPLACE INTO folders VALUES (?, ?, ?, ?, ?)", (path, digest, mounted, files, size)
         )
+
+    def distrust_folder(self, path: Path) -> None:
+        """The rows of a folder are not what is in it: the next scan compares them file by file."""
+        self._write("UPDATE folders SET digest = x'' WHERE path = ?", (path,))
 
     def child_folders(self, path: Path) -> set[bytes]:
         """Names of the known folders directly in ``path``, also those known only by what is below."""
@@ -108,7 +124,7 @@ class Index(PageTables, AdoptedTable):
     def rows_in(self, folder: Path) -> dict[bytes, Row]:
         """The rows directly in a folder, by name."""
         children = self._children(f"SELECT {_COLUMNS} FROM paths", folder, below=False)  # noqa: S608
-        return {name: _row(columns) for name, columns in children}
+        return {name: self._row(columns) for name, columns in children}
 
     def _children(self, select: str, folder: bytes, *, below: bool) -> Iterator[tuple[bytes, Any]]:
         """Name and columns of the direct children; with ``below`` also of folders with no row themselves.
@@ -139,7 +155,7 @@ class Index(PageTables, AdoptedTable):
     def row(self, path: Path) -> Row | None:
         """The row of a path."""
         columns = self._first(f"SELECT {_COLUMNS} FROM paths WHERE path = ?", (path,))  # noqa: S608
-        return None if columns is None else _row(columns)
+        return None if columns is None else self._row(columns)
 
     def put_local(self, rows: Iterable[tuple[Path, Stat | None, State | None, int]]) -> None:
         """Set stat, local state and trust of paths, keeping base and remote: fastest in path order."""
@@ -218,7 +234,7 @@ class Index(PageTables, AdoptedTable):
         for low, high in ranges:
             start = max(low, after + b"\0") if after else low
             if start < high and len(found) < limit:
-                found += map(_row, self._rows(sql, (start, high, limit - len(found))))
+                found += map(self._row, self._rows(sql, (start, high, limit - len(found))))
         return found
 
     def iter_drift(self, ranges: Ranges) -> Iterator[Row]:
@@ -250,7 +266,7 @@ class Index(PageTables, AdoptedTable):
         for low, high in ranges:
             start = low
             while rows := self._rows(sql, (start, high, _BATCH)):
-                yield from map(_row, rows)
+                yield from map(self._row, rows)
                 start = rows[-1][0] + b"\0"
 
     def iter_remote(self, ranges: Ranges) -> Iterator[Path]:
@@ -315,6 +331,13 @@ class Index(PageTables, AdoptedTable):
         kinds = (b"f" + content, b"x" + content)
         return self._first("SELECT 1 FROM paths WHERE remote IN (?, ?) LIMIT 1", kinds) is not None
 
+    def _row(self, columns: Sequence[Any]) -> Row:
+        if tuple(map(type, columns)) not in _SHAPES:
+            raise self.damage(f"the row of {columns[0]!r:.200} is none")
+        path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote = columns
+        stat = None if size is None else Stat(size, mtime_ns, ctime_ns, inode & _MASK, mode)
+        return Row(path, stat, clean, local, base, remote)
+
     def has_base(self) -> bool:
         """Whether this machine and the bucket ever agreed on anything."""
         return self._first("SELECT 1 FROM paths WHERE base IS NOT NULL LIMIT 1") is not None
@@ -325,12 +348,6 @@ def _below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
     if folder:
         return "path >= ? AND path < ?", (folder + b"/", folder + b"0")
     return "path >= ?", (b"",)
-
-
-def _row(columns: Sequence[Any]) -> Row:
-    path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote = columns
-    stat = None if size is None else Stat(size, mtime_ns, ctime_ns, inode & _MASK, mode)
-    return Row(path, stat, clean, local, base, remote)
 
 
 def _local_columns(path: Path, stat: Stat | None, local: State | None, clean: int) -> tuple[Any, ...]:

@@ -10,15 +10,16 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from itertools import islice
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from manifest_sync.errors import Contended, Damaged, ManifestSyncError
+from manifest_sync.index_mark import IndexMark
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = int.from_bytes(b"msyn", "big")
 REBUILD = "run manifest-sync rebuild-index"
 BATCH = 5000
@@ -51,18 +52,34 @@ class _RollBack(Exception):
 class IndexConnection:
     """One open index file. Every write is atomic by itself, or part of the ``transaction`` around it."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, mark: IndexMark | None = None) -> None:
         self._connection = connection
         self._path = path
         self._depth = 0
+        self._mark = mark
+        self._is_successor = False
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool = False) -> Self:
+    def open(
+        cls,
+        path: str,
+        *,
+        read_only: bool = False,
+        mark: IndexMark | None = None,
+        is_successor: bool = False,
+    ) -> Self:
         """Open the index at ``path``, or create it.
 
-        With ``read_only`` nothing can be written, and a missing file reads as an empty index.
-        Raises ``Damaged`` for a file that is corrupt, of another version, or no index at all.
+        Args:
+            read_only: nothing can be written, and a missing file reads as an empty index.
+            mark: tells the index that was used here last from any other; None accepts any.
+            is_successor: it takes its place when it is closed (see `successor`), so the mark is settled then.
+
+        Raises:
+            Damaged: the file is corrupt, of another version, no index at all, or not the one used last.
         """
+        if os.path.isdir(path):
+            raise Damaged(f"the local index {path} is a folder", REBUILD)
         missing = read_only and not os.path.exists(path)
         uri = ":memory:" if missing else f"file:{quote(os.path.abspath(path))}?mode=rwc"
         try:
@@ -72,10 +89,12 @@ class IndexConnection:
             )
         except sqlite3.Error as error:
             raise ManifestSyncError(f"cannot open the local index {path}: {error}", _CHECK_DISK) from error
-        index = cls(connection, path)
+        index = cls(connection, path, mark)
+        index._is_successor = is_successor
         try:
             with index._guard():
                 index._prepare()
+                index._check_mark(is_read_only=read_only)
                 if read_only:
                     connection.execute("PRAGMA query_only = ON")
         except BaseException:
@@ -89,22 +108,23 @@ class IndexConnection:
         """The path of a throw-away copy of the index, for a look while another process writes to it."""
         with tempfile.TemporaryDirectory(prefix="manifest-sync-") as folder:
             copy = os.path.join(folder, "index.sqlite")
-            source = sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)
-            target = sqlite3.connect(copy)
             try:
-                source.backup(target)
-            except sqlite3.OperationalError as error:
-                raise Contended(
+                with (
+                    closing(
+                        sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)
+                    ) as source,
+                    closing(sqlite3.connect(copy)) as target,
+                ):
+                    source.backup(target)
+            except sqlite3.DatabaseError as error:
+                raise _translate(error, path) or Contended(
                     f"{path} is being written by another run: {error}", "try again in a moment"
                 ) from error
-            finally:
-                target.close()
-                source.close()
             yield copy
 
     @classmethod
     @contextmanager
-    def successor(cls, path: str) -> Iterator[str]:
+    def successor(cls, path: str, mark: IndexMark | None = None) -> Iterator[str]:
         """The path for a new index that takes the place of the one at ``path`` when the block has succeeded.
 
         Until then the old one is not touched; afterwards it is kept beside it as ``PATH.before-rebuild``.
@@ -119,7 +139,7 @@ class IndexConnection:
                 # What a killed run left in the journal belongs to the old file; played into the new one it
                 # would destroy it. Opening settles it, unless the old file is beyond that.
                 with suppress(Damaged):
-                    cls.open(path).close()
+                    cls.open(path).close()  # by no mark: it may be refused, and is settled all the same
                 for left in (kept, f"{kept}-journal"):
                     _unlink(left)
                 if os.path.exists(f"{path}-journal"):
@@ -132,6 +152,8 @@ class IndexConnection:
         except BaseException:
             _unlink(fresh)
             raise
+        if mark is not None:
+            mark.settle()
 
     def _prepare(self) -> None:
         for pragma in ("cache_size = -32768", "synchronous = NORMAL", "temp_store = MEMORY"):
@@ -147,6 +169,51 @@ class IndexConnection:
                 f"the local index {self._path} has version {version}; this program uses {SCHEMA_VERSION}",
                 REBUILD,
             )
+
+    def _check_mark(self, *, is_read_only: bool) -> None:
+        if self._mark is None:
+            return
+        token = self._token()
+        if token is None:
+            # Every write comes with a token; without one there is nothing that could be remembered wrongly.
+            if self._first("SELECT 1 FROM paths UNION ALL SELECT 1 FROM meta LIMIT 1") is not None:
+                raise self.damage("it has lost its token")
+            return
+        tokens = self._mark.tokens()
+        if token not in tokens:
+            raise Damaged(
+                f"the local index {self._path} is not the one that was used here last: an older copy was put "
+                "back, or another folder's was put in its place",
+                f"{REBUILD}: it reads the tree again and transfers nothing",
+            )
+        if len(tokens) > 1 and not is_read_only:  # a killed run had not come to that
+            self.sync()
+            self._mark.settle(token)
+
+    def _token(self) -> str | None:
+        token = self._value("SELECT value FROM meta WHERE key = 'token'")
+        if token is not None and not isinstance(token, str):
+            raise self.damage("its token is no text")
+        return token
+
+    def _stamp(self) -> bool:
+        """Give the index this run's token, in the transaction of the run's first write."""
+        if self._mark is None:
+            return False
+        token = self._token()
+        try:
+            new = self._mark.announce(self._mark.tokens() if token is None else (token,))
+        except OSError as error:
+            raise _cannot_use(self._path, error) from error
+        self._write("INSERT OR REPLACE INTO meta VALUES ('token', ?)", (new,))
+        return True
+
+    def _settle_mark(self) -> None:
+        # The mark must not outlast, in a loss of power, the commit that it speaks of.
+        mark, self._mark = self._mark, None
+        if mark is not None and not self._is_successor:
+            self.sync()
+            mark.settle()
 
     def _create(self) -> None:
         # Imported here because opening an existing index does not need it and the import takes 0.1 s.
@@ -173,10 +240,7 @@ class IndexConnection:
                 os.close(folder)
         except OSError as error:
             if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a network mount that cannot sync a folder
-                raise ManifestSyncError(
-                    f"cannot use the local index {self._path}: {error.strerror}",
-                    _CHECK_DISK,
-                ) from error
+                raise _cannot_use(self._path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -194,6 +258,8 @@ class IndexConnection:
     def transaction(self) -> Iterator[None]:
         """All or nothing: an exception undoes every write inside. Nests."""
         nested = self._connection.in_transaction
+        changes = self._connection.total_changes
+        is_stamped = False
         self._depth += 1
         name = f"level_{self._depth}"
         try:
@@ -210,6 +276,8 @@ class IndexConnection:
                         self._write("ROLLBACK")
                 raise
             try:
+                if not nested and self._connection.total_changes != changes:
+                    is_stamped = self._stamp()
                 self._write(f"RELEASE {name}" if nested else "COMMIT")
             except BaseException:
                 if not nested and self._connection.in_transaction:
@@ -217,6 +285,8 @@ class IndexConnection:
                 raise
         finally:
             self._depth -= 1
+        if is_stamped:
+            self._settle_mark()
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
@@ -240,9 +310,29 @@ class IndexConnection:
             yield
         except sqlite3.DatabaseError as error:
             translated = _translate(error, self._path)
+            if translated is None and self._is_damage(error):
+                translated = self.damage(str(error))
             if translated is None:
                 raise
             raise translated from error
+
+    def damage(self, what: str) -> Damaged:
+        """The error for something in the file that this program did not write."""
+        return Damaged(f"the local index {self._path} is damaged: {what}", REBUILD)
+
+    def _is_damage(self, error: sqlite3.DatabaseError) -> bool:
+        """Whether SQLite's general error comes from the file, and not from a mistake in this program."""
+        if not hasattr(error, "sqlite_errorcode"):
+            return isinstance(error, sqlite3.OperationalError)  # a text that is not UTF-8
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            return False
+        listing = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name, type"
+        with closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(schema())
+            try:
+                return self._connection.execute(listing).fetchall() != fresh.execute(listing).fetchall()
+            except sqlite3.DatabaseError:
+                return True
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._guard():
@@ -257,6 +347,9 @@ class IndexConnection:
         return None if row is None else row[0]
 
     def _write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        if not (self._connection.in_transaction or self._depth):
+            with self.transaction():
+                return self._write(sql, parameters)
         with self._guard():
             return self._connection.execute(sql, parameters).rowcount
 
@@ -275,6 +368,10 @@ class IndexConnection:
             low = key(rows[-1]) + b"\0"
 
 
+def _cannot_use(path: str, error: OSError) -> ManifestSyncError:
+    return ManifestSyncError(f"cannot use the local index {path}: {error.strerror}", _CHECK_DISK)
+
+
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
@@ -283,7 +380,7 @@ def _unlink(path: str) -> None:
 def _translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | None:
     """The error a user understands; None for a mistake in this program, which must stay visible."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}:
         return Damaged(f"the local index {path} is damaged: {error}", REBUILD)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return Contended(

@@ -32,8 +32,8 @@ class PageTables(IndexConnection):
 
     def load_page_body(self, page_id: str) -> bytes | None:
         """The stored body of a page, None when it is not kept here."""
-        body: bytes | None = self._value("SELECT body FROM pages WHERE id = ?", (page_id,))
-        return body
+        body = self._value("SELECT body FROM pages WHERE id = ?", (page_id,))
+        return body if isinstance(body, bytes) else None
 
     def reflected(self) -> set[str]:
         """Ids of the pages whose entries the ``remote`` column holds."""
@@ -41,7 +41,10 @@ class PageTables(IndexConnection):
 
     def reflected_ranges(self) -> list[tuple[str, bytes, bytes]]:
         """Id, first and last path of each reflected page, in path order."""
-        return self._rows("SELECT id, first, last FROM pages WHERE reflected = 1 ORDER BY first")
+        rows = self._rows("SELECT id, first, last FROM pages WHERE reflected = 1 ORDER BY first")
+        if any(tuple(map(type, row)) != (str, bytes, bytes) for row in rows):
+            raise self.damage("the row of a page is none")
+        return rows
 
     def reflect_page(self, page_id: str, states: Iterable[tuple[Path, State]]) -> None:
         """Set ``remote`` of a page's paths and mark the page reflected."""

@@ -17,7 +17,10 @@ _SLASH = ord("/")
 
 
 def merge_pages(
-    pages: Sequence[PageRef], changes: Iterable[Change], load: Load
+    pages: Sequence[PageRef],
+    changes: Iterable[Change],
+    load: Load,
+    replaces: Callable[[Entry], None] = lambda _: None,
 ) -> Iterator[PageRef | list[Entry]]:
     """The pages of the next head, in path order: an old page kept as it is, or the entries of a new one.
 
@@ -29,6 +32,7 @@ def merge_pages(
         pages: the head's pages, in path order.
         changes: in path order, each path once.
         load: opens a page. One that is lost stays as it is, and what lies beside it is cut off from it.
+        replaces: told of each entry that a change replaces or deletes; may refuse by raising.
 
     Raises:
         Damaged: a change belongs into a page that is lost.
@@ -61,6 +65,7 @@ def merge_pages(
                 yield from _push(cutter, change[1])
                 change = next(stream, None)
             if change is not None and change[0] == entry.path:
+                replaces(entry)
                 yield from _push(cutter, change[1])
                 change = next(stream, None)
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from manifest_sync.errors import Damaged, ManifestSyncError, WrongRepository
+from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, WrongRepository
 from manifest_sync.index import Row
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import SPECIAL, UNREAD, Path
@@ -28,11 +28,18 @@ JOURNAL = "journal"
 
 
 def cached_head(ws: Workspace) -> Head | None:
-    """The head as this machine saw it last, from the index."""
+    """The head as this machine saw it last, from the index.
+
+    Raises:
+        Damaged: the index holds something else in its place.
+    """
     body, etag = ws.index.get_meta("head"), ws.index.get_meta("head_etag")
     if body is None or etag is None:
         return None
-    return parse_head(Object(body.encode(), etag))
+    try:
+        return parse_head(Object(body.encode(), etag))
+    except FormatError as error:
+        raise ws.index.damage(f"the head it keeps is none: {error.message}") from error
 
 
 def save_head(ws: Workspace, head: Head) -> None:

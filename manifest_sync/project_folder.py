@@ -27,6 +27,7 @@ from manifest_sync.config import (
 from manifest_sync.errors import Contended
 from manifest_sync.gitinfo import tracked_files
 from manifest_sync.index import Index
+from manifest_sync.index_mark import IndexMark
 from manifest_sync.locking import LocalLock
 from manifest_sync.model import STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership
@@ -139,15 +140,16 @@ class ProjectFolder:
         state = self.state_dir()
         with ExitStack() as stack:
             index_path = self.index_path()
+            mark: IndexMark | None = self.index_mark()
             try:
                 stack.enter_context(LocalLock(os.path.join(state, "lock")))
             except Contended:
                 if must_lock:
                     raise
-                index_path = stack.enter_context(Index.snapshot(index_path))
+                index_path, mark = stack.enter_context(Index.snapshot(index_path)), None
             if new_index:
-                index_path = stack.enter_context(Index.successor(index_path))
-            index = Index.open(index_path)
+                index_path = stack.enter_context(Index.successor(index_path, mark))
+            index = Index.open(index_path, mark=mark, is_successor=new_index)
             stack.callback(index.close)
             selection = self.selection()
             if selection:
@@ -259,6 +261,10 @@ class ProjectFolder:
     def index_path(self) -> str:
         """Where the index lies."""
         return os.path.join(self.state_dir(), "index.sqlite")
+
+    def index_mark(self) -> IndexMark:
+        """What tells the index used here last from any other; for whoever holds the lock."""
+        return IndexMark(os.path.join(self.state_dir(), "index.mark"), secrets.token_bytes)
 
     def state_dir(self) -> str:
         """The folder of the local state, made if need be."""

@@ -72,7 +72,7 @@ def _carry_out(decision: Decision, head: Head, report: RunReport) -> Hurt:
     try:
         with landing:
             settled = [(row, row.remote) for row in decision.rows(Verb.TAKE_REMOTE_BASE)]
-            landing.remove(list(decision.rows(Verb.DELETE_LOCAL)))
+            landing.remove(decision.gone_there(head))
             ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.DOWNLOAD, 0))
             landing.bring(decision.entries(head, Verb.DOWNLOAD))
             settled += _keep_both(decision, head, landing)

@@ -11,6 +11,7 @@ from manifest_sync import observe, records, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.landing import settle
 from manifest_sync.merge import Change
+from manifest_sync.model import Entry, display
 from manifest_sync.plan import Verb
 from manifest_sync.races import until_published
 from manifest_sync.report import RunReport
@@ -65,9 +66,10 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     # --resolve remote: the local version counts as agreed, so that the next pull replaces it. Recorded last,
     # because the plan is read from the index.
     yielded = [(row.path, row.local) for row in decision.rows(Verb.TAKE_LOCAL_BASE)]
-    deletions = decision.rows(Verb.DELETE_REMOTE)
     fence = head.manifest.fence
-    ws.index.put_pending([(row.path, None, None, fence) for row in deletions])
+    deletions = [row.path for row in decision.gone_here()]
+    report.deleted = len(deletions)
+    ws.index.put_pending([(path, None, None, fence) for path in deletions])
     kept = [
         (entry.path, entry.state, records.encode_entry(entry), fence)
         for row, entry in decision.copies(head)
@@ -79,7 +81,11 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
         return head
     commit = ws.commit(session, decision.options.message, sent.stored_bytes)
     outcome = ws.repository.publish(
-        head, changes(ws), commit, lambda manifest: note_attempt(ws, manifest.snapshot)
+        head,
+        changes(ws),
+        commit,
+        lambda manifest: note_attempt(ws, manifest.snapshot),
+        replaces=lambda entry: _check_replaced(ws, entry),
     )
     if isinstance(outcome, Head):
         # After a lost answer the head may be another machine's by now, which came upon ours.
@@ -88,6 +94,13 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
         record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome
+
+
+def _check_replaced(ws: Workspace, entry: Entry) -> None:
+    """Only what the plan knew of is replaced or deleted: a damaged index must not pass for a plan (P11)."""
+    row = ws.index.row(entry.path)
+    if row is None or row.remote != entry.state:
+        raise ws.index.damage(f"it does not know what the head holds at {display(entry.path)}")
 
 
 def note_attempt(ws: Workspace, snapshot: str) -> None:

@@ -64,7 +64,7 @@ def parse_entry(path: Path, data: bytes) -> Entry:
             chunks=tuple(_to_chunk(chunk, refs) for chunk in chunks),
             target=target,
         )
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise _damaged(error) from None
 
 
@@ -87,7 +87,7 @@ def parse_chunk(chunk_id: Hash, data: bytes) -> ChunkRef:
     try:
         pack, chunk = _chunk_decoder.decode(_unseal(data, chunk_id))
         return _to_chunk(chunk, [PackRef(*pack)])
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise _damaged(error) from None
 
 

@@ -235,12 +235,14 @@ class Repository(PageReader):
         commit: Commit,
         before_swap: Callable[[Manifest], None] = lambda _: None,
         revise: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+        replaces: Callable[[Entry], None] = lambda _: None,
     ) -> Head | Raced:
         """Merge ``changes`` (in path order) into ``expected`` and swap the head.
 
         Args:
             before_swap: told of the new manifest when all it names is stored.
             revise: may change the pins, the fence and what belongs to it in the new manifest.
+            replaces: told of each entry that a change replaces or deletes; may refuse by raising.
 
         Returns:
             The new head, or `Raced` when another publish came first.
@@ -251,7 +253,7 @@ class Repository(PageReader):
                 "publishing from here would lose what it added",
                 "upgrade manifest-sync; pull works as it is",
             )
-        pages = self._upload_pages(expected, changes, commit.session)
+        pages = self._upload_pages(expected, changes, commit.session, replaces)
         manifest = revise(self._next_manifest(expected.manifest, pages, commit))
         body = fmt.encode_manifest(manifest)
         # What a reader would refuse must not become the head, whatever its parent led to.
@@ -260,12 +262,18 @@ class Repository(PageReader):
         before_swap(manifest)
         return self._swap(expected, manifest, body)
 
-    def _upload_pages(self, expected: Head, changes: Iterable[Change], session: str) -> tuple[PageRef, ...]:
+    def _upload_pages(
+        self,
+        expected: Head,
+        changes: Iterable[Change],
+        session: str,
+        replaces: Callable[[Entry], None],
+    ) -> tuple[PageRef, ...]:
         refs: list[PageRef] = []
         waiting: list[Future[None]] = []
         known = {page.id: page for page in expected.manifest.pages}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
-            merged = merge_pages(expected.manifest.pages, changes, self._load_if_there)
+            merged = merge_pages(expected.manifest.pages, changes, self._load_if_there, replaces)
             for piece in check_folders(merged, self._load_if_there):
                 if isinstance(piece, PageRef):
                     refs.append(piece)

@@ -218,6 +218,7 @@ def leftovers(machine: FsPath) -> list[str]:
         "lock",
         "machine",
         "index.sqlite",
+        "index.mark",
         "index.sqlite.before-rebuild",
         "trash",
         "staging",

@@ -35,7 +35,7 @@ def test_a_rebuild_that_fails_leaves_the_index_as_it_was(machine: Machine, tmp_p
         machine.project().rebuild_index()
     assert index_of(machine).read_bytes() == before
     assert sorted(os.listdir(index_of(machine).parent)) == sorted(
-        [".gitignore", "index.sqlite", "lock", "machine", "staging", "trash"]
+        [".gitignore", "index.mark", "index.sqlite", "lock", "machine", "staging", "trash"]
     )
     (tmp_path / "elsewhere").rename(tmp_path / "bucket")
     assert machine.status().dropped == [b"exp/1"]
