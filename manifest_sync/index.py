@@ -88,7 +88,10 @@ class Index(PageTables, AdoptedTable):
     def folder(self, path: Path) -> tuple[bytes, bool] | None:
         """Digest of a folder's last listing and whether it was on another device than its root."""
         row = self._first("SELECT digest, mounted FROM folders WHERE path = ?", (path,))
-        return None if row is None else (row[0], bool(row[1]))
+        if row is None:
+            return None
+        digest, mounted = self._typed(row, bytes, int)
+        return digest, bool(mounted)
 
     def set_folder(self, path: Path, digest: bytes, mounted: bool, files: int, size: int) -> None:
         """Note a folder's listing: digest, device, and number and bytes of the files directly in it."""
@@ -113,17 +116,19 @@ class Index(PageTables, AdoptedTable):
 
     def totals(self) -> tuple[int, int]:
         """Number and bytes of the files in all known folders."""
-        files, size = self._first("SELECT coalesce(sum(files), 0), coalesce(sum(bytes), 0) FROM folders")
+        row = self._first("SELECT coalesce(sum(files), 0), coalesce(sum(bytes), 0) FROM folders")
+        files, size = self._typed(row, int, int)
         return files, size
 
     def unclean_folders(self) -> set[Path]:
         """Folders that directly hold a file whose stat is not to be trusted."""
         rows = self._rows("SELECT path FROM paths INDEXED BY unclean WHERE clean <> 1 AND local IS NOT NULL")
-        return {Path(path.rpartition(b"/")[0]) for (path,) in rows}
+        return {Path(self._typed(row, bytes)[0].rpartition(b"/")[0]) for row in rows}
 
     def rows_in(self, folder: Path) -> dict[bytes, Row]:
         """The rows directly in a folder, by name."""
-        children = self._children(f"SELECT {_COLUMNS} FROM paths", folder, below=False)  # noqa: S608
+        # As a list first: a row that is none must not leave a query open, which would keep the file locked.
+        children = list(self._children(f"SELECT {_COLUMNS} FROM paths", folder, below=False))  # noqa: S608
         return {name: self._row(columns) for name, columns in children}
 
     def _children(self, select: str, folder: bytes, *, below: bool) -> Iterator[tuple[bytes, Any]]:
@@ -140,6 +145,8 @@ class Index(PageTables, AdoptedTable):
             while jumped:
                 jumped = False
                 for columns in self._connection.execute(sql, (low, *high)):
+                    if not isinstance(columns[0], bytes):
+                        raise self.damage("a path is none")
                     name = columns[0][length:]
                     slash = name.find(b"/")
                     if slash < 0:
@@ -295,11 +302,11 @@ class Index(PageTables, AdoptedTable):
     def iter_dropped(self, ranges: Ranges) -> Iterator[Path]:
         """What is dropped and not here, in path order."""
         for bounds in ranges:
-            for (path,) in self._rows(
+            for row in self._rows(
                 f"SELECT path FROM {_DROPPED} ORDER BY path",  # noqa: S608
                 bounds,
             ):
-                yield path
+                yield self._typed(row, bytes)[0]
 
     def count_dropped(self, ranges: Ranges) -> int:
         """Number of paths that are dropped and not here."""

@@ -9,7 +9,7 @@ import errno
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from itertools import islice
@@ -17,13 +17,12 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from manifest_sync.errors import Contended, Damaged, ManifestSyncError
+from manifest_sync.index_errors import CHECK_DISK, REBUILD, cannot_use, translate
 from manifest_sync.index_mark import IndexMark
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = int.from_bytes(b"msyn", "big")
-REBUILD = "run manifest-sync rebuild-index"
 BATCH = 5000
-_CHECK_DISK = "check free space and permissions of its folder, then run the same command again"
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ class IndexConnection:
                 uri, uri=True, isolation_level=None, timeout=10, cached_statements=256
             )
         except sqlite3.Error as error:
-            raise ManifestSyncError(f"cannot open the local index {path}: {error}", _CHECK_DISK) from error
+            raise ManifestSyncError(f"cannot open the local index {path}: {error}", CHECK_DISK) from error
         index = cls(connection, path, mark)
         index._is_successor = is_successor
         try:
@@ -117,7 +116,7 @@ class IndexConnection:
                 ):
                     source.backup(target)
             except sqlite3.DatabaseError as error:
-                raise _translate(error, path) or Contended(
+                raise translate(error, path) or Contended(
                     f"{path} is being written by another run: {error}", "try again in a moment"
                 ) from error
             yield copy
@@ -204,7 +203,7 @@ class IndexConnection:
         try:
             new = self._mark.announce(self._mark.tokens() if token is None else (token,))
         except OSError as error:
-            raise _cannot_use(self._path, error) from error
+            raise cannot_use(self._path, error) from error
         self._write("INSERT OR REPLACE INTO meta VALUES ('token', ?)", (new,))
         return True
 
@@ -240,7 +239,7 @@ class IndexConnection:
                 os.close(folder)
         except OSError as error:
             if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a network mount that cannot sync a folder
-                raise _cannot_use(self._path, error) from error
+                raise cannot_use(self._path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -309,16 +308,24 @@ class IndexConnection:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            translated = _translate(error, self._path)
+            translated = translate(error, self._path)
             if translated is None and self._is_damage(error):
                 translated = self.damage(str(error))
             if translated is None:
                 raise
             raise translated from error
+        except UnicodeDecodeError as error:  # the text of an error of SQLite's, with damaged bytes in it
+            raise self.damage(str(error)) from error
 
     def damage(self, what: str) -> Damaged:
         """The error for something in the file that this program did not write."""
         return Damaged(f"the local index {self._path} is damaged: {what}", REBUILD)
+
+    def _typed(self, row: Any, *kinds: type | tuple[type, ...]) -> Any:
+        """A row that has the types it was written with: SQLite takes, and a damaged file has, any."""
+        if not all(map(isinstance, row, kinds)):
+            raise self.damage(f"a row of the wrong types: {row!r:.200}")
+        return row
 
     def _is_damage(self, error: sqlite3.DatabaseError) -> bool:
         """Whether SQLite's general error comes from the file, and not from a mistake in this program."""
@@ -357,35 +364,18 @@ class IndexConnection:
         with self._guard():
             self._connection.executemany(sql, rows)
 
-    def _paged(self, sql: str, key: Callable[[Any], bytes], size: int = 2000) -> Iterator[Any]:
+    def _paged(self, sql: str, *kinds: type | tuple[type, ...], size: int = 2000) -> Iterator[Any]:
         """Rows in path order, a batch at a time, so that the caller may change rows between batches.
 
-        ``sql`` takes the lowest path and the size of the batch.
+        ``sql`` takes the lowest path and the size of the batch, and gives rows of ``kinds``, path first.
         """
         low = b""
         while rows := self._rows(sql, (low, size)):
-            yield from rows
-            low = key(rows[-1]) + b"\0"
-
-
-def _cannot_use(path: str, error: OSError) -> ManifestSyncError:
-    return ManifestSyncError(f"cannot use the local index {path}: {error.strerror}", _CHECK_DISK)
+            for row in rows:
+                yield self._typed(row, *kinds)
+            low = rows[-1][0] + b"\0"
 
 
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | None:
-    """The error a user understands; None for a mistake in this program, which must stay visible."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}:
-        return Damaged(f"the local index {path} is damaged: {error}", REBUILD)
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return Contended(
-            f"another process is writing the local index {path}", "try again when it has finished"
-        )
-    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
-        return ManifestSyncError(f"cannot use the local index {path}: {error}", _CHECK_DISK)
-    return None

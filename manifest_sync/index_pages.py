@@ -9,6 +9,7 @@ from manifest_sync.model import Hash, Path, State
 from manifest_sync.pages import PageRef
 
 DELETE_EMPTY = "DELETE FROM paths WHERE path = ? AND local IS NULL AND base IS NULL AND remote IS NULL"
+_BLOB = (bytes, type(None))
 _PUT_REMOTE = (
     "INSERT INTO paths (path, remote) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET remote = excluded.remote"
 )
@@ -42,9 +43,7 @@ class PageTables(IndexConnection):
     def reflected_ranges(self) -> list[tuple[str, bytes, bytes]]:
         """Id, first and last path of each reflected page, in path order."""
         rows = self._rows("SELECT id, first, last FROM pages WHERE reflected = 1 ORDER BY first")
-        if any(tuple(map(type, row)) != (str, bytes, bytes) for row in rows):
-            raise self.damage("the row of a page is none")
-        return rows
+        return [self._typed(row, str, bytes, bytes) for row in rows]
 
     def reflect_page(self, page_id: str, states: Iterable[tuple[Path, State]]) -> None:
         """Set ``remote`` of a page's paths and mark the page reflected."""
@@ -120,10 +119,8 @@ class PageTables(IndexConnection):
 
     def pending_for(self, path: Path) -> tuple[State | None, bytes | None, int] | None:
         """What an unfinished push holds for a path: state, entry, fence."""
-        row: tuple[State | None, bytes | None, int] | None = self._first(
-            "SELECT state, entry, fence FROM pending WHERE path = ?", (path,)
-        )
-        return row
+        row = self._first("SELECT state, entry, fence FROM pending WHERE path = ?", (path,))
+        return None if row is None else self._typed(row, _BLOB, _BLOB, int)
 
     def mark_planned(self, paths: Iterable[Path]) -> None:
         """Put pending rows into the plan as they are."""
@@ -133,12 +130,12 @@ class PageTables(IndexConnection):
     def iter_planned(self) -> Iterator[tuple[Path, State | None, bytes | None]]:
         """Planned changes in path order: path, state, entry."""
         sql = "SELECT path, state, entry FROM pending WHERE path >= ? AND planned <> 0 ORDER BY path LIMIT ?"
-        return self._paged(sql, lambda row: row[0])
+        return self._paged(sql, bytes, _BLOB, _BLOB)
 
     def iter_pending(self) -> Iterator[tuple[Path, State | None, bytes | None, int]]:
         """Everything uploaded and unpublished, in path order: path, state, entry, fence."""
         sql = "SELECT path, state, entry, fence FROM pending WHERE path >= ? ORDER BY path LIMIT ?"
-        return self._paged(sql, lambda row: row[0])
+        return self._paged(sql, bytes, _BLOB, _BLOB, int)
 
     def has_pending(self) -> bool:
         """Whether anything is uploaded and not yet published."""
@@ -150,11 +147,11 @@ class PageTables(IndexConnection):
 
     def oldest_fence(self) -> int | None:
         """The lowest fence that an uploaded object relies on; deletions rely on none."""
-        fence: int | None = self._value(
+        fence = self._value(
             "SELECT min(fence) FROM (SELECT fence FROM pending WHERE entry IS NOT NULL"
             " UNION ALL SELECT fence FROM sent)"
         )
-        return fence
+        return None if fence is None else self._typed((fence,), int)[0]
 
     def drop_pending(self, paths: Iterable[Path]) -> None:
         """Forget pending rows."""
@@ -185,10 +182,8 @@ class PageTables(IndexConnection):
 
     def sent(self, chunk_id: Hash) -> tuple[bytes, int] | None:
         """Location and fence of a chunk that an unfinished push uploaded."""
-        row: tuple[bytes, int] | None = self._first(
-            "SELECT location, fence FROM sent WHERE id = ?", (chunk_id,)
-        )
-        return row
+        row = self._first("SELECT location, fence FROM sent WHERE id = ?", (chunk_id,))
+        return None if row is None else self._typed(row, bytes, int)
 
     def clear_sent(self) -> None:
         """Forget the chunks already uploaded."""

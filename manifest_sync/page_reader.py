@@ -47,14 +47,17 @@ class PageReader:
         Raises:
             Damaged: the bucket does not hold it, or holds something else under its name.
         """
-        return parse_listed(ref, self.page_body(ref))
-
-    def page_body(self, ref: PageRef) -> bytes:
-        """The stored bytes of a page, checked against its id when they come from the bucket."""
         body = self._cache.load_page_body(ref.id)
-        if body is None:
-            body = self._fetch_page(ref)
-            self._cache.save_page_body(ref, body)
+        return self._entries(ref, body) if body is not None else parse_listed(ref, self.fetch_anew(ref))
+
+    def fetch_anew(self, ref: PageRef) -> bytes:
+        """The stored bytes of a page from the bucket, whatever is cached; checked against its id, and kept.
+
+        Raises:
+            Damaged: the bucket does not hold it, or holds something else under its name.
+        """
+        body = self._fetch_page(ref)
+        self._cache.save_page_body(ref, body)
         return body
 
     def load_pages(
@@ -71,7 +74,21 @@ class PageReader:
         for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page, lost):
             if is_fetched:
                 self._cache.save_page_body(ref, body)
-            yield ref, parse_listed(ref, body)
+            try:
+                entries = self._entries(ref, body)
+            except Damaged as error:
+                if lost is None or len(lost) >= MAX_LOST:
+                    raise
+                lost[ref] = error.message
+            else:
+                yield ref, entries
+
+    def _entries(self, ref: PageRef, body: bytes) -> list[Entry]:
+        """The entries of a page, fetched anew if ``body``, as it is cached, is damaged."""
+        try:
+            return parse_listed(ref, body)
+        except FormatError:
+            return parse_listed(ref, self.fetch_anew(ref))
 
     def iter_page_bodies(self, refs: Sequence[PageRef]) -> Iterator[tuple[PageRef, bytes]]:
         """The stored bytes of pages in order, unchecked, fetched ahead where not cached, and not kept.

@@ -204,12 +204,9 @@ class Tracer:
         for page, body in self._repository.iter_page_bodies(list(unread.values())):
             try:
                 uses = parse_uses(decompress(body, MAX_PAGE_RAW), page.id)
-            except FormatError as error:
-                key = fmt.page_key(page.session, page.id)
-                raise Damaged(
-                    f"{key} at {self._repository.store.location} is damaged: {error.message}",
-                    "`manifest-sync verify` names the files that are affected",
-                ) from None
+            except FormatError:
+                # It may be damaged where it is cached.
+                uses = parse_uses(decompress(self._repository.fetch_anew(page), MAX_PAGE_RAW), page.id)
             packs: dict[PackRef, None] = {}
             for frame, cells in uses.items():
                 packs.setdefault(self._packs.setdefault(frame.pack, frame.pack))

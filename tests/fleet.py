@@ -105,8 +105,8 @@ class Side:
     tree: Tree = field(default_factory=Tree)
     memories: list[Memory] = field(default_factory=lambda: [Memory()])
     """What it can remember, as far as that is known from outside."""
-    copied: tuple[bytes, list[Memory]] | None = None
-    """A copy of its index, and what it could remember then."""
+    copied: tuple[bytes, str, list[Memory]] | None = None
+    """A copy of its index, the mark beside it, and what it could remember then."""
     seen: str | None = None
     """The snapshot it certainly saw last; None when that is not known."""
     trash: dict[str, bytes] = field(default_factory=dict)
@@ -121,6 +121,11 @@ class Side:
     def index(self) -> FsPath:
         """Its index."""
         return self.machine.folder / ".manifest-sync" / "index.sqlite"
+
+    @property
+    def mark(self) -> str:
+        """What the mark beside its index says."""
+        return self.index.with_name("index.mark").read_text()
 
 
 @dataclass
@@ -482,16 +487,34 @@ class Fleet:
         """Keep a copy of the index."""
         side = self.sides[n]
         if side.index.exists():
-            side.copied = side.index.read_bytes(), [memory.copy() for memory in side.memories]
+            side.copied = side.index.read_bytes(), side.mark, [memory.copy() for memory in side.memories]
 
     def bring_back_the_index(self, n: int) -> None:
-        """An index that is older than the tree."""
+        """An index that is older than the tree (P11): it is refused, and made anew. Where nothing was written
+        since, it is the one that was used last."""
         side = self.sides[n]
-        if side.copied is not None:
-            body, memories = side.copied
-            side.index.write_bytes(body)
+        if side.copied is None:
+            return
+        body, mark, memories = side.copied
+        side.index.write_bytes(body)
+        if mark == side.mark:
             side.memories = [replace(memory.copy(), runs=[None]) for memory in memories]
             side.seen = None
+            return
+        for asked in (Asked("push", "full"), Asked("pull", "full"), Asked("status")):
+            told = self._execute(side, asked)
+            assert told.exit_code == 7, f"machine {n}: {asked} with an older index: {told}"
+            assert "rebuild-index" in told.error, told
+        assert self.raw.read().chain == self.chain
+        self.check_trees(f"machine {n}: an older index")
+        told = self._call(side, lambda project: project.rebuild_index())
+        assert told.exit_code in (0, 3), f"machine {n}: rebuild-index: {told}"
+        self.check_trees(f"machine {n}: rebuild-index")
+        side.memories = _distinct(
+            agreed(Asked("status"), side.tree, Memory(runs=memory.runs), self.bucket)
+            for memory in side.memories
+        )
+        side.seen = self.chain[-1]
 
     def _execute(self, side: Side, asked: Asked, store: Store | None = None) -> Told:
         def command(project: Project) -> RunReport | StatusReport:

@@ -16,10 +16,13 @@ import zstandard
 
 from manifest_sync import (
     canonical,
+    decide,
     diff,
     fetch,
     gc,
     index,
+    index_connection,
+    index_mark,
     observe,
     pack,
     page_reader,
@@ -293,7 +296,35 @@ def _write_objects_in_place() -> None:
     directory.DirectoryStore._publish = publish  # type: ignore[method-assign]
 
 
+def _accept_any_index() -> None:
+    index_connection.IndexConnection._check_mark = lambda self, **how: None  # type: ignore[method-assign]
+
+
+def _forget_the_old_token_too_soon() -> None:
+    def announce(self: Any, present: Any) -> str:
+        return real(self, ())
+
+    real = index_mark.IndexMark.announce
+    index_mark.IndexMark.announce = announce  # type: ignore[method-assign]
+
+
+def _take_a_lost_row_for_a_deletion() -> None:
+    decide.Decision.gone_here = lambda self: self.rows(plan.Verb.DELETE_REMOTE)  # type: ignore[method-assign]
+
+
+def _trash_what_the_index_has_forgotten() -> None:
+    def gone_there(self: Any, head: Head) -> Any:
+        return list(self.rows(plan.Verb.DELETE_LOCAL))
+
+    decide.Decision.gone_there = gone_there  # type: ignore[method-assign]
+
+
+def _replace_whatever_is_there() -> None:
+    setattr(push, "_check_replaced", lambda ws, entry: None)  # noqa: B010
+
+
 _GC = "tests/test_gc_pushes.py"
+_MARK = "tests/test_index_mark.py"
 _ROUNDTRIP = "tests/test_roundtrip.py"
 _ODDITIES = "tests/test_filesystem_oddities.py::test_oddity"
 MUTATIONS = (
@@ -445,5 +476,35 @@ MUTATIONS = (
         ("tests/test_canonical.py::test_bombs_and_garbage_are_format_errors",),
     ),
     Mutation("no-trash", "P8", _replace_without_the_trash, ("tests/test_undo.py",)),
+    Mutation(
+        "any-index",
+        "P11",
+        _accept_any_index,
+        (f"{_MARK}::test_an_index_from_before_a_drop_deletes_nothing",),
+    ),
+    Mutation(
+        "mark-before-commit",
+        "P5",
+        _forget_the_old_token_too_soon,
+        (f"{_MARK}::test_a_kill_beside_the_commit_leaves_an_index_that_is_used",),
+    ),
+    Mutation(
+        "lost-row-is-deleted",
+        "P11",
+        _take_a_lost_row_for_a_deletion,
+        (f"{_MARK}::test_a_lost_row_is_no_deletion",),
+    ),
+    Mutation(
+        "forgotten-is-deleted",
+        "P11",
+        _trash_what_the_index_has_forgotten,
+        (f"{_MARK}::test_nothing_is_deleted_here_that_the_bucket_holds",),
+    ),
+    Mutation(
+        "replace-unseen",
+        "P11",
+        _replace_whatever_is_there,
+        (f"{_MARK}::test_nothing_is_replaced_that_the_plan_does_not_know",),
+    ),
 )
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}

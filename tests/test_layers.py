@@ -18,7 +18,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
     {"etags", "externals", "adopt_source"},
     {"scope", "ownership", "configlines", "settle", "backlog"},
-    {"ownfiles", "index_mark"},
+    {"ownfiles", "index_mark", "index_errors"},
     {"index_connection", "index_pages", "index_adopted"},
     {"stores", "index", "worktree", "gitinfo", "locking"},
     {"selection"},
@@ -49,7 +49,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FORBIDDEN = {  # third-party or standard modules, and the only places that may import them
-    "sqlite3": {"index_connection", "index_pages", "index"},
+    "sqlite3": {"index_errors", "index_connection", "index_pages", "index"},
     "sqlite_utils": {"index_connection", "index_pages", "index"},
     "boto3": {"stores"},
     "botocore": {"stores"},

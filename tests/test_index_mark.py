@@ -1,0 +1,302 @@
+"""Which index is the right one, and that what a wrong row says is made sure of before it does harm (P11)."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from datetime import timedelta
+from pathlib import Path as FsPath
+
+import pytest
+
+from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.index import Index
+from manifest_sync.index_mark import IndexMark
+from tests.machines import Machine
+
+REFUSED = "not the one that was used here last"
+
+
+@pytest.fixture
+def pair(tmp_path: FsPath) -> tuple[Machine, Machine]:
+    """Two machines in sync, with files old enough to be trusted."""
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop = Machine(tmp_path / "gpu", bucket), Machine(tmp_path / "laptop", bucket)
+    for number in range(5):
+        gpu.write(f"exp/{number}", f"old {number}", mtime_ns=10**18)
+    gpu.push()
+    laptop.pull()
+    return gpu, laptop
+
+
+def index_of(machine: Machine) -> FsPath:
+    return machine.folder / ".manifest-sync/index.sqlite"
+
+
+def sql(machine: Machine, *statements: str) -> None:
+    connection = sqlite3.connect(index_of(machine))
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def fresh(machine: Machine, name: str = "fresh") -> dict[str, bytes]:
+    """What a machine that has nothing but the bucket gets."""
+    other = Machine(machine.folder.parent / name, machine.bucket)
+    other.pull()
+    return {path: found[0] for path, found in other.tree().items()}
+
+
+# --- which index
+
+
+def test_another_machines_index_overwrites_nothing(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    laptop.write("exp/1", "new, by the laptop")
+    laptop.push("copy")
+    shutil.copy(index_of(laptop), index_of(gpu))
+    for command in (("push", "--copy"), ("push", "--full"), ("pull",), ("status",)):
+        done = gpu.command(*command)
+        assert done.returncode == 7, done
+        assert REFUSED in done.stderr
+        assert "manifest-sync rebuild-index" in done.stderr
+    assert "rebuild-index" in gpu.command("doctor").stdout
+    assert fresh(gpu)["exp/1"] == b"new, by the laptop"
+    assert gpu.command("rebuild-index").returncode == 0
+    assert gpu.push("full").conflicts == [b"exp/1"], "nobody knows any more whose it is"
+    assert fresh(gpu, "later")["exp/1"] == b"new, by the laptop"
+
+
+def test_an_index_from_before_a_drop_deletes_nothing(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    older = index_of(gpu).read_bytes()
+    gpu.project().drop(["exp/1"])
+    index_of(gpu).write_bytes(older)
+    with pytest.raises(Damaged, match=REFUSED):
+        gpu.push("full")
+    gpu.project().rebuild_index()
+    gpu.push("full")
+    assert fresh(gpu)["exp/1"] == b"old 1"
+
+
+def test_a_copy_of_the_folder_is_used_and_its_index_is_no_older_one(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    gpu, _ = pair
+    shutil.copytree(gpu.folder, tmp_path / "copy")
+    fork = tmp_path / "copy/.manifest-sync/index.sqlite"
+    copied = gpu.project().find(str(tmp_path / "copy"), env={})
+    (tmp_path / "copy/experiments/exp/new").write_text("in the copy")
+    # It has come further than ours, and is another one all the same.
+    for _ in range(3):
+        (tmp_path / "copy/experiments/exp/new").write_text("more")
+        assert copied.push("copy").exit_code == 0
+    shutil.copy(fork, index_of(gpu))
+    with pytest.raises(Damaged, match=REFUSED):
+        gpu.push("full")
+
+
+def test_a_folder_that_is_restored_whole_is_used(pair: tuple[Machine, Machine], tmp_path: FsPath) -> None:
+    gpu, laptop = pair
+    shutil.copytree(gpu.folder, tmp_path / "backup")
+    gpu.write("exp/1", "later")
+    gpu.push("copy")
+    shutil.rmtree(gpu.folder)
+    shutil.copytree(tmp_path / "backup", gpu.folder)
+    assert gpu.push("full").left == {"changed_there": 1}
+    assert laptop.pull("copy").changed == 1
+
+
+def test_an_index_brought_where_none_was_is_refused(pair: tuple[Machine, Machine], tmp_path: FsPath) -> None:
+    gpu, _ = pair
+    other = Machine(tmp_path / "other", gpu.bucket)
+    for name in ("index.sqlite", "index.mark"):
+        (other.folder / ".manifest-sync" / name).unlink(missing_ok=True)
+    shutil.copy(index_of(gpu), index_of(other))
+    with pytest.raises(Damaged, match=REFUSED):
+        other.push("full", max_delete="100%")
+
+
+def test_a_lost_index_is_begun_anew_beside_the_old_mark(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    index_of(gpu).unlink()
+    assert not gpu.status().has_drift
+    assert gpu.push("full").requests == {"GET": 1}
+
+
+def test_a_run_with_nothing_to_do_writes_nothing(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    time.sleep(0.05)  # until the filesystem's clock has ticked, the files are as young as their hashes
+    gpu.push("full")
+    gpu.status()
+    places = [index_of(gpu), index_of(gpu).with_name("index.mark")]
+    before = [(place.read_bytes(), place.stat().st_ino, place.stat().st_mtime_ns) for place in places]
+    gpu.push("full")
+    gpu.pull("full")
+    gpu.status()
+    assert before == [(p.read_bytes(), p.stat().st_ino, p.stat().st_mtime_ns) for p in places]
+
+
+def test_a_mark_that_cannot_be_written_stops_the_run_and_not_the_next(
+    pair: tuple[Machine, Machine],
+) -> None:
+    gpu, _ = pair
+    blocked = index_of(gpu).with_name("index.mark.new")
+    blocked.mkdir()
+    gpu.write("exp/new", "new")
+    with pytest.raises(ManifestSyncError, match="cannot use the local index") as caught:
+        gpu.push()
+    assert caught.value.hint
+    blocked.rmdir()
+    assert gpu.push().new == 1
+
+
+# --- the mark at every moment
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def mark(tmp_path: FsPath) -> IndexMark:
+    """The mark of an index that was used before."""
+    numbers = iter(range(1, 100))
+    made = IndexMark(str(tmp_path / "index.mark"), lambda size: bytes([next(numbers)]) * size)
+    with Index.open(str(tmp_path / "index"), mark=made) as index:
+        index.set_meta("run", "first")
+    return made
+
+
+def run(tmp_path: FsPath, mark: IndexMark, name: str) -> None:
+    with Index.open(str(tmp_path / "index"), mark=mark) as index:
+        index.set_meta("run", name)
+        index.set_meta("more", name)
+
+
+def test_every_run_has_a_token(tmp_path: FsPath, mark: IndexMark) -> None:
+    first = mark.tokens()
+    older = (tmp_path / "index").read_bytes()
+    run(tmp_path, mark, "second")
+    assert len(first) == len(mark.tokens()) == 1
+    assert first != mark.tokens()
+    (tmp_path / "index").write_bytes(older)
+    with pytest.raises(Damaged, match=REFUSED):
+        run(tmp_path, mark, "third")
+
+
+@pytest.mark.parametrize("step", ["announce", "settle"])
+def test_a_kill_beside_the_commit_leaves_an_index_that_is_used(
+    tmp_path: FsPath, mark: IndexMark, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = (tmp_path / "index").read_bytes()
+    real = IndexMark.announce
+
+    def announce(self: IndexMark, present: tuple[str, ...]) -> str:
+        real(self, present)
+        raise Killed
+
+    def settle(self: IndexMark, token: str = "") -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexMark, step, {"announce": announce, "settle": settle}[step])
+        with pytest.raises(Killed):
+            run(tmp_path, mark, "killed")
+    with Index.open(str(tmp_path / "index"), mark=mark) as index:
+        assert index.get_meta("run") == ("first" if step == "announce" else "killed")
+    assert len(mark.tokens()) == 1, "only one is right now"
+    if step == "settle":
+        (tmp_path / "index").write_bytes(older)
+        with pytest.raises(Damaged, match=REFUSED):
+            run(tmp_path, mark, "third")
+
+
+def test_a_rebuild_that_dies_leaves_the_old_index_or_the_new_one(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, _ = pair
+
+    def settle(self: IndexMark, token: str = "") -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexMark, "settle", settle)
+        with pytest.raises(Killed):
+            gpu.project().rebuild_index()
+    assert gpu.push("full").requests == {"GET": 1}
+
+
+# --- wrong rows
+
+_NOT_HERE = (
+    "local = NULL, size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL, clean = 0"
+)
+
+
+def test_a_lost_row_is_no_deletion(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    (gpu.root / "exp/0").unlink()
+    gpu.status()
+    sql(gpu, f"UPDATE paths SET {_NOT_HERE} WHERE path IN (x'6578702f31', x'6578702f32')")
+    report = gpu.push("full")
+    assert report.deleted == 1
+    assert report.skipped == [
+        (path, "it was taken for deleted, and is there") for path in (b"exp/1", b"exp/2")
+    ]
+    assert report.exit_code == 3
+    assert sorted(fresh(gpu)) == ["exp/1", "exp/2", "exp/3", "exp/4"]
+    # The folder is compared file by file now.
+    assert gpu.push("full").exit_code == 0
+    assert not gpu.status().has_drift
+    assert laptop.pull("full").deleted == 1
+
+
+def test_nothing_is_replaced_that_the_plan_does_not_know(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    laptop.write("exp/1", "new, by the laptop")
+    laptop.push("copy")
+    gpu.status()
+    # To an index without these it is a new file here.
+    sql(gpu, "UPDATE paths SET base = NULL, remote = NULL WHERE path = x'6578702f31'")
+    with pytest.raises(Damaged, match="exp/1") as caught:
+        gpu.push()
+    assert "rebuild-index" in caught.value.hint
+    assert fresh(gpu)["exp/1"] == b"new, by the laptop"
+
+
+def test_nothing_is_deleted_here_that_the_bucket_holds(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    sql(gpu, "UPDATE paths SET remote = NULL WHERE path = x'6578702f31'")
+    with pytest.raises(Damaged, match="exp/1") as caught:
+        gpu.pull("full")
+    assert "rebuild-index" in caught.value.hint
+    assert gpu.read("exp/1") == "old 1"
+
+
+def test_a_damaged_copy_of_a_page_is_fetched_anew(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    for spoil in ("x'00'", "'text'", "substr(body, 1, 40)"):
+        sql(gpu, f"UPDATE pages SET body = {spoil}", "UPDATE pages SET reflected = 0")
+        (gpu.root / "exp/1").unlink()
+        assert gpu.pull("full").exit_code == 0
+        sql(gpu, f"UPDATE pages SET body = {spoil}")
+        gpu.project().gc(keep_last=1, min_age=timedelta(0), apply=True)
+        gpu.write("exp/2", f"as {spoil}")
+        sql(gpu, f"UPDATE pages SET body = {spoil}")
+        assert gpu.push("copy").exit_code == 0
+    assert fresh(gpu) == {path: found[0] for path, found in gpu.tree().items()}
+
+
+def test_an_error_that_is_kept_does_not_keep_the_index(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    sql(gpu, "UPDATE paths SET size = 'many'", "DELETE FROM folders")
+    kept = []
+    for _ in range(2):
+        with pytest.raises(Damaged) as caught:
+            gpu.push("full")
+        kept.append(caught.value)
+    gpu.project().rebuild_index()
+    assert gpu.push("full").exit_code == 0
