@@ -309,7 +309,11 @@ def other_systems_names(pair: Pair) -> tuple[int, int, int]:
     names = ["a\\b", "C:x", "con", "a*?<>|\"'`$(x)", "%2e%2e", "#x", "a,b"]
     for name in names:
         pair.write(name)
-    return pair.travels(*names)
+    codes = pair.travels(*names)
+    pair.write("a,b", b"again")
+    (pair.folder / "list").write_bytes(b"a,b\0")  # --only takes a comma for the end of a name
+    assert pair.push("--copy", "--files-from", str(pair.folder / "list")).report["changed"] == 1
+    return codes
 
 
 @row("reserved-names")
@@ -589,7 +593,12 @@ def restored_time(pair: Pair) -> tuple[int, int, int]:
 
 def settle(path: bytes) -> None:
     """Wait until the filesystem's clock is past a file's last change."""
-    probe = path + b".probe"
+    settle_clock(path, FsPath(os.fsdecode(path)).parent)
+
+
+def settle_clock(path: bytes, folder: FsPath) -> None:
+    """The same by the clock of another folder."""
+    probe = os.fsencode(folder / "probe")
     changed = stat_of(path).st_ctime_ns
     now = changed
     while now <= changed:
@@ -634,9 +643,10 @@ def stale_inode(pair: Pair) -> tuple[int, int, int]:
     shutil.copy2(path, path + b"-copy")
     os.rename(path + b"-copy", path)
     assert stat_of(path).st_ino != before
+    pair.write("other")  # so that the folder is looked through
     with reading() as opened:
         assert pair.push("--full").report["changed"] == 0
-    assert opened == [], "a file server that numbers files anew makes nothing be read again"
+    assert opened == [b"other"], "a file server that numbers files anew makes nothing be read again"
     return codes
 
 
@@ -916,6 +926,38 @@ def read_only_file(pair: Pair) -> tuple[int, int, int]:
     return pushed.code, pulled.code, pair.status().code
 
 
+@row("someone-elses-file", user=True)
+def someone_elses_file(pair: Pair) -> tuple[int, int, int]:
+    for name in ("readable", "secret"):
+        pair.write(name, b"1")
+    pair.push()
+    pair.pull()
+    if os.getuid() != 0:
+        pytest.skip("only root may give a file away, which this row is about")
+    for name, mode in (("readable", 0o644), ("secret", 0o600)):
+        with as_root():
+            os.chown(pair.laptop.root / name, 0, 0)
+            os.chmod(pair.laptop.root / name, mode)
+        pair.write(name, b"2", mode=mode)
+    pushed, pulled = pair.push("--copy"), pair.pull("--copy")
+    assert pulled.skipped == {"secret": "permission denied"}
+    assert pair.laptop.read("readable") == "2"
+    with as_root():
+        assert pair.laptop.read("secret") == "1"
+    assert pair.run(pair.laptop, "undo").code == 0
+    assert pair.laptop.read("readable") == "1"
+    return pushed.code, pulled.code, pair.status().code
+
+
+@contextmanager
+def as_root() -> Iterator[None]:
+    os.seteuid(0)
+    try:
+        yield
+    finally:
+        os.seteuid(NOBODY)
+
+
 def flagged(pair: Pair, flag: str) -> tuple[int, int, int]:
     """A file that the filesystem lets nobody replace, where a pull has a new version."""
     pair.write("held", b"1")
@@ -995,11 +1037,40 @@ def unmounted(pair: Pair) -> tuple[int, int, int]:
 @row("read-only-root")
 def read_only_root(pair: Pair) -> tuple[int, int, int]:
     with mounted(pair.gpu.root):
-        pair.write("run/a")
-        subprocess.run(["mount", "-o", "remount,ro", str(pair.gpu.root)], check=True)
-        pushed, status = pair.push(), pair.status()
-    assert pushed.report["message"].endswith("the filesystem is read-only")
-    return pushed.code, pair.pull().code, status.code
+        path = pair.write("run/a", b"one")
+        remount(pair.gpu.root, "ro")
+        codes = pair.travels("run/a")
+        settle_clock(path, pair.gpu.folder)
+        assert pair.status().code == 0
+        with reading() as opened:
+            assert pair.push("--full").report["changed"] == 0
+        assert opened == [], "its clock is this machine's: what has settled is not read again"
+        # What somebody writes where it is mounted to be written to.
+        remount(pair.gpu.root, "rw")
+        pair.write("run/a", b"two")
+        remount(pair.gpu.root, "ro")
+        assert pair.status().report["cases"] == {"changed_here": ["run/a"]}
+        pair.laptop.write("run/b", "new")
+        pair.run(pair.laptop, "push")
+        refused = pair.run(pair.gpu, "pull")
+        assert (refused.code, os.listdir(pair.gpu.root / "run")) == (12, ["a"])
+        assert refused.report["message"].endswith("the filesystem is read-only")
+        # Nothing tells the time of a file server that cannot be written to: what changed is read every time.
+        remount(pair.gpu.root, "rw")
+        pair.write("run/a", b"six")
+        remount(pair.gpu.root, "ro")
+        settle_clock(path, pair.gpu.folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("manifest_sync.worktree.worktree.mount_of", lambda path: None)
+            for _ in range(2):
+                with reading() as opened:
+                    assert pair.status().report["cases"]["changed_here"] == ["run/a"]
+                assert opened == [b"run/a"]
+    return codes
+
+
+def remount(folder: FsPath, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
 @row("missing-root")

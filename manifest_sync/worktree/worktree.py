@@ -14,6 +14,7 @@ from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
 from manifest_sync.worktree import read
 from manifest_sync.worktree.folders import Folders, split
+from manifest_sync.worktree.mounts import mount_of
 from manifest_sync.worktree.outcomes import TargetBlocked, disk_failure, read_failure
 from manifest_sync.worktree.read import Reader
 from manifest_sync.worktree.replace import Replacer, make_own_folder
@@ -25,6 +26,8 @@ from manifest_sync.worktree.trash import RunWriter, Trash
 from manifest_sync.worktree.walk import iter_names
 
 _TICK_SECONDS = 3.0
+_NO_CLOCK = -(2**63)
+"""Before every time a file can have: no stat is trusted."""
 
 
 class Worktree:
@@ -36,8 +39,8 @@ class Worktree:
 
     Args:
         root: the folder, absolute.
-        state_dir: this project's local state; staging and trash lie there if it is on the root's device,
-            else in ``.manifest-sync`` in the root.
+        state_dir: this project's local state; staging and trash lie there if it is on the root's device or
+            the root is mounted read-only, else in ``.manifest-sync`` in the root.
         symlinks: ``skip``, ``follow`` or ``keep``.
         trust_ctime, trust_inode: whether a changed ctime or inode means a changed file.
     """
@@ -89,9 +92,16 @@ class Worktree:
     def clock(self) -> int:
         """The filesystem's own time: the mtime, in nanoseconds, of a file touched just now.
 
+        A root that is mounted read-only can be looked at all the same. What changes it goes by this machine's
+        clock, as the local state does; only where that may be another machine there is no telling the time.
+
         Raises:
             ManifestSyncError: nothing can be written there.
         """
+        if self._is_read_only():
+            mount = mount_of(self.root)
+            if mount is None or mount.is_network or mount.is_fuse:
+                return _NO_CLOCK
         try:
             folder = self._area().staging if self.exists() else None
             name = "clock" if folder is not None else os.path.join(self._state_dir, "clock")
@@ -341,11 +351,18 @@ class Worktree:
         """Remove the folders above a path that are empty, as `remove` does; never the root."""
         self._folders.prune(split(path)[0])
 
+    def _is_read_only(self) -> bool:
+        try:
+            return bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
+
     def _area(self) -> Area:
         if self._own_area is None:
             base = self._state_dir
             try:
-                if os.stat(base).st_dev != os.stat(self.root).st_dev:
+                # Where nothing can be staged or taken away, what a run needs of it lies beside the rest.
+                if os.stat(base).st_dev != os.stat(self.root).st_dev and not self._is_read_only():
                     os.close(make_own_folder(self._folders.open(Path(b""))))
                     base = os.path.join(self.root, ".manifest-sync")
                 self._own_area = Area(base)
