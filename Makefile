@@ -3,7 +3,7 @@ PYTHON ?= .venv/bin/python
 SEED ?= 1
 COUNT ?= 1
 
-.PHONY: check test soak venv
+.PHONY: check test soak docs venv
 
 check:
 	$(PYTHON) -m ruff check .
@@ -16,6 +16,9 @@ test:
 
 soak:  # the long half of the random suites: make soak SEED=7 COUNT=2
 	$(PYTHON) -m pytest -m soak --soak $(COUNT) --seed $(SEED) --timeout 0
+
+docs:  # docs/cli.md from the help of the commands
+	$(PYTHON) -m tests.cli_doc
 
 venv:
 	test -x .venv/bin/python || python3 -m venv .venv
