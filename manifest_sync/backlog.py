@@ -86,13 +86,12 @@ class Backlog:
 
 @dataclass(slots=True)
 class Pace:
-    """When the next push may begin: ``interval`` seconds after the last, and ever later while they fail.
+    """When the next push may begin: some time after the last, and ever later while they fail.
 
     Args:
         jitter: a random number of seconds below the given one, so that machines do not come back together.
     """
 
-    interval: float
     jitter: Callable[[float], float]
     failures: int = 0
     """How many pushes in a row have failed."""
@@ -102,10 +101,10 @@ class Pace:
         """Whether it is time."""
         return self._not_before is None or now >= self._not_before
 
-    def succeeded(self, now: float) -> None:
-        """A push ended well."""
+    def succeeded(self, now: float, wait: float) -> None:
+        """A push ended well; the next one is not before ``wait`` seconds from now."""
         self.failures = 0
-        self._not_before = now + self.interval
+        self._not_before = now + wait
 
     def failed(self, now: float) -> None:
         """A push failed: from five seconds the wait doubles up to five minutes, half of it by chance."""

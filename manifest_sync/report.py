@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from manifest_sync.model import Path, display, json_path
+from manifest_sync.times import rfc3339_ns
 
 
 class Progress(Protocol):
@@ -174,7 +175,11 @@ class Side:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of ``status --json``."""
-        found: dict[str, Any] = {"size": self.size, "mtime_ns": self.mtime_ns}
+        found: dict[str, Any] = {
+            "size": self.size,
+            "mtime": rfc3339_ns(self.mtime_ns),
+            "mtime_ns": self.mtime_ns,
+        }
         return {**found, "host": self.host, "time": self.time} if self.time else found
 
 

@@ -28,6 +28,11 @@ def rfc3339(moment: datetime) -> str:
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
+def rfc3339_ns(nanoseconds: int) -> str:
+    """The same of nanoseconds since 1970, as files have them; before 1970 they are negative."""
+    return rfc3339(datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC))
+
+
 def parse_rfc3339(text: str) -> datetime | None:
     """The moment that a manifest names, None when it is none: times are for people, nothing hangs on them."""
     try:

@@ -124,7 +124,7 @@ class Watch:
         self._clock = clock
         self._wait = wait
         self._backlog = Backlog(options.settle)
-        self._pace = Pace(options.interval, jitter)
+        self._pace = Pace(jitter)
         self._report = WatchReport()
         self._is_scanning = False
         self._rescan_at = clock() + RESCAN_SECONDS
@@ -184,7 +184,9 @@ class Watch:
             self._tell_trouble(error)
             return
         now = self._clock()
-        self._pace.succeeded(now)
+        # Where all that was found was still being written, the next snapshot need not wait for its turn.
+        came_too_early = report.waiting and not report.published
+        self._pace.succeeded(now, self._options.settle if came_too_early else self._options.interval)
         self._backlog.note(report.waiting, now)
         self._tell(report, has_seen_all=batch.paths is None)
 

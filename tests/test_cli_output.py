@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 from manifest_sync.cli import output
 from manifest_sync.cli.main import main
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import human_size, print_run, rfc3339
+from manifest_sync.cli.output import human_size, print_run
 from manifest_sync.cli.progress import Bars, Notes, Stage, make_progress
 from manifest_sync.cli.status_output import print_status
 from manifest_sync.model import Path
 from manifest_sync.report import RunReport, StatusReport
+from manifest_sync.times import rfc3339_ns
 
 Run = Callable[..., Result]
 Capture = pytest.CaptureFixture[str]
@@ -139,8 +140,8 @@ def test_sizes_for_people(count: int, text: str) -> None:
 
 
 def test_times_are_rfc_3339_and_may_lie_before_1970() -> None:
-    assert rfc3339(1_700_000_000_999_999_999) == "2023-11-14T22:13:20Z"
-    assert rfc3339(-1) == "1969-12-31T23:59:59Z"
+    assert rfc3339_ns(1_700_000_000_999_999_999) == "2023-11-14T22:13:20Z"
+    assert rfc3339_ns(-1) == "1969-12-31T23:59:59Z"
 
 
 class Clock:

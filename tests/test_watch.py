@@ -105,9 +105,9 @@ def test_what_could_not_be_pushed_comes_up_again_at_once_unless_it_changed() -> 
 
 
 def test_pushes_keep_their_distance_and_failures_make_it_grow() -> None:
-    pace = Pace(60, jitter=lambda ceiling: ceiling)
+    pace = Pace(jitter=lambda ceiling: ceiling)
     assert pace.may_push(0)
-    pace.succeeded(10)
+    pace.succeeded(10, 60)
     assert not pace.may_push(69.9)
     assert pace.may_push(70)
     waits = []
@@ -116,7 +116,7 @@ def test_pushes_keep_their_distance_and_failures_make_it_grow() -> None:
         waits.append(next(wait for wait in range(10**6) if pace.may_push(wait)))
     assert waits[:5] == [5, 10, 20, 40, 80]
     assert waits[-1] == LONGEST_WAIT
-    pace.succeeded(0)
+    pace.succeeded(0, 60)
     pace.failed(0)
     assert pace.may_push(5)
 
@@ -205,9 +205,15 @@ def test_a_slow_writer_causes_no_push_before_it_rests() -> None:
 
 
 def test_what_was_found_restless_is_looked_at_again_without_another_event() -> None:
-    world = World(answers=[RunReport("push", "copy", waiting=[Path(b"young.pt")])])
+    young = (Path(b"young.pt"),)
+    world = World(answers=[RunReport("push", "copy", waiting=list(young))])
     world.run(70)
-    assert world.pushed == [(0, None), (60, (Path(b"young.pt"),)), (70, None)]
+    # Nothing was published, so this does not wait for the next minute ...
+    assert world.pushed == [(0, None), (5, young), (70, None)]
+    world = World(answers=[RunReport("push", "copy", waiting=list(young), published=True)])
+    world.run(70)
+    # ... and here something was.
+    assert world.pushed == [(0, None), (60, young), (70, None)]
 
 
 def test_a_deleted_file_is_no_reason_to_ask_the_bucket() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from manifest_sync.cli.history_output import describe
 from manifest_sync.cli.local_time import show_time
-from manifest_sync.cli.output import human_size, number, rfc3339
+from manifest_sync.cli.output import human_size, number
 from manifest_sync.cli.stream import shown_path
 from manifest_sync.compare import Comparison
 from manifest_sync.difference import Difference, Kind, Version
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import json_path
+from manifest_sync.times import rfc3339_ns
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ def _version_json(version: Version) -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": version.type,
         "size": version.size,
-        "mtime": None if version.mtime_ns is None else rfc3339(version.mtime_ns),
+        "mtime": None if version.mtime_ns is None else rfc3339_ns(version.mtime_ns),
         "mtime_ns": version.mtime_ns,
         "mode": None if version.mode is None else f"{version.mode:04o}",
         "hash": None if version.hash is None else version.hash.hex(),

@@ -12,13 +12,13 @@ from typing import Any
 
 from manifest_sync.cli.local_time import show_time
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import human_size, rfc3339, write_bytes
+from manifest_sync.cli.output import human_size, write_bytes
 from manifest_sync.cli.stream import shown_path, write_batches
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.history import LogRecord
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, Path, display, json_path
-from manifest_sync.times import parse_rfc3339
+from manifest_sync.times import parse_rfc3339, rfc3339_ns
 from manifest_sync.times import rfc3339 as show_utc
 
 ID_DIGITS = 12
@@ -56,7 +56,7 @@ def print_entries(
 def _details(entry: Entry, with_details: bool) -> bytes:
     if not with_details:
         return b""
-    return f"{entry.size:>12}  {rfc3339(entry.mtime_ns)}  {entry.hash.hex()[:16]}  ".encode("ascii")
+    return f"{entry.size:>12}  {rfc3339_ns(entry.mtime_ns)}  {entry.hash.hex()[:16]}  ".encode("ascii")
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "path": json_path(entry.path),
         "type": entry.type.value,
         "size": entry.size,
-        "mtime": rfc3339(entry.mtime_ns),
+        "mtime": rfc3339_ns(entry.mtime_ns),
         "mtime_ns": entry.mtime_ns,
         "mode": f"{entry.mode:04o}",
         "hash": entry.hash.hex(),

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -321,11 +320,6 @@ def path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], s
     if len(shown) < len(items):
         lines.append(f"  and {number(len(items) - len(shown))} more (-v lists all)")
     return lines
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """A time as UTC text, to the second."""
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def human_size(count: int) -> str:

@@ -17,12 +17,12 @@ from manifest_sync.cli.output import (
     path_lines,
     plural,
     print_lines,
-    rfc3339,
     selection_lines,
     skipped_lines,
 )
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.report import Conflict, Side, StatusReport
+from manifest_sync.times import rfc3339_ns
 
 if TYPE_CHECKING:
     from manifest_sync.trash import EmptyReport, RunTrash
@@ -78,7 +78,7 @@ def _with_sides(path: Path, conflict: Conflict | None) -> str:
 def _side(side: Side | None) -> str:
     if side is None:
         return "nothing"
-    text = f"{human_size(side.size)}, changed {rfc3339(side.mtime_ns)}"
+    text = f"{human_size(side.size)}, changed {rfc3339_ns(side.mtime_ns)}"
     return f"{text}, sent by {side.host} {side.time}" if side.time else text
 
 
