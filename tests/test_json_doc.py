@@ -136,6 +136,10 @@ def looking_back(commands: Commands) -> None:
     assert run("gpu", "gc", "gc", "--apply", "--keep-last", "1", "--min-age", "0s")["dropped_snapshots"]
     assert run("gpu", "log", "log")["snapshots"]
     run("gpu", "doctor", "doctor")
+    plain = commands.folder / "plain"
+    plain.mkdir()
+    (plain / "theirs.json").write_text("{}")
+    assert run("gpu", "adopt", "adopt", str(plain))["new"] == 1
 
 
 def things_break(commands: Commands) -> None:
