@@ -70,7 +70,9 @@ class TrashSummary:
 
 
 def iter_runs(ws: Workspace) -> Iterator[RunTrash]:
-    """What each run left, newest first."""
+    """What each run left, newest first; nothing where the root is not there yet."""
+    if not ws.worktree.exists():
+        return
     trash = ws.worktree.trash()
     head = observe.cached_head(ws)
     live = frozenset(page.id for page in head.manifest.pages) if head else frozenset()
@@ -102,7 +104,8 @@ def _read_before(trash: Trash, run: str, stored: dict[int, int]) -> Iterator[tup
 
 def summarize(ws: Workspace) -> TrashSummary:
     """The trash in numbers."""
-    summary = TrashSummary(strays=ws.worktree.trash().strays())
+    strays = ws.worktree.trash().strays() if ws.worktree.exists() else []
+    summary = TrashSummary(strays=strays)
     for run in iter_runs(ws):
         summary.files += len(run.files)
         summary.bytes += run.bytes

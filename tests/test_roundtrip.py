@@ -307,6 +307,17 @@ def test_checksum_finds_what_no_stat_shows(pair: tuple[Machine, Machine]) -> Non
     assert report.unchanged == 1
 
 
+def test_status_before_the_first_pull_of_a_fresh_clone(pair: tuple[Machine, Machine]) -> None:
+    """Git brings the configuration, and neither the tree nor the local state."""
+    gpu, laptop = pair
+    gpu.write("exp00/a.json", "a")
+    gpu.push()
+    laptop.root.rmdir()
+    assert laptop.status().cases == {"new_there": [b"exp00/a.json"]}
+    assert laptop.project().trash() == []
+    assert laptop.pull().new == 1
+
+
 def test_a_missing_root_deletes_nothing(pair: tuple[Machine, Machine]) -> None:
     gpu, _ = pair
     fill(gpu)
