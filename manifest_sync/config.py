@@ -78,6 +78,11 @@ class Config:
     trash_age: timedelta = timedelta(days=30)
     trash_bytes: int = 10 << 30
 
+    @property
+    def all_rules(self) -> tuple[str, ...]:
+        """``rules``, and last what no configuration can take back: the ``.env`` beside it holds secrets."""
+        return (*self.rules, "neither /.env") if self.root == "." else self.rules
+
 
 def find_project(start: str) -> str:
     """The nearest folder at or above ``start`` that holds ``manifest-sync.toml``, absolute.

@@ -172,7 +172,7 @@ class ProjectFolder:
                 worktree=worktree,
                 index=index,
                 repository=Repository(self.store(), index, jobs=self._jobs),
-                ownership=Ownership(config.rules, config.groups, groups, tracked),
+                ownership=Ownership(config.all_rules, config.groups, groups, tracked),
                 progress=self._progress,
                 machine=self.machine_id(),
                 host=platform.node(),
