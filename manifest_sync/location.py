@@ -19,8 +19,17 @@ from manifest_sync.errors import UsageError
 Scheme = Literal["s3", "file", "memory"]
 
 _FORMS = "use s3://bucket/prefix, file:///folder, a plain folder, or REMOTE:bucket/prefix of your rclone.conf"
+_KINDS = {
+    "alias": "write what it stands for: the s3 remote that its `remote` names, with bucket and prefix",
+    "crypt": "what rclone encrypts cannot be read here: name an s3 remote and a prefix that is not encrypted",
+    "combine": "name the s3 remote itself",
+    "union": "name the s3 remote itself",
+    "chunker": "name an s3 remote and a prefix that rclone does not cut into chunks",
+    "compress": "name an s3 remote and a prefix that rclone does not compress",
+}
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _REMOTE = re.compile(r"([\w.+@-][\w.+@ -]*):(?!//)(.*)", re.DOTALL)
+_CONNECTION = re.compile(r":\w|[\w.+@-][\w.+@ -]*,[^/]*[:=]")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
 _DOUBLE_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
@@ -119,7 +128,8 @@ def parse_location(
     """Understand what names a bucket and find its credentials.
 
     Credentials of an ``s3://`` location: ``R2_ACCESS_KEY_ID`` and ``R2_SECRET_ACCESS_KEY`` (with
-    ``R2_ENDPOINT``), else empty, which leaves them to the AWS chain. A configured endpoint wins over
+    ``R2_ENDPOINT`` and, for a temporary key, ``R2_SESSION_TOKEN``), else empty, which leaves them to the AWS
+    chain. A configured endpoint wins over
     ``R2_ENDPOINT``; when the two name different hosts the R2 keys belong to another store and are not used.
 
     Args:
@@ -144,7 +154,14 @@ def parse_location(
     if text.startswith("memory://"):
         return Location("memory", path=text.removeprefix("memory://"))
     if "://" in text:
-        raise UsageError(f"{text!r} is not a place this program knows", _FORMS)
+        shown = re.sub("//[^/]*@", "//***@", text)
+        raise UsageError(f"{shown!r} is not a place this program knows", _FORMS)
+    if _CONNECTION.match(text):
+        # With its keys in it, so it is not shown.
+        raise UsageError(
+            "an rclone remote with its settings in the name (:s3,... or remote,key=value:) is not supported",
+            "keep the remote in rclone.conf (`rclone config`), and write its name: remote:bucket/prefix",
+        )
     remote = _REMOTE.fullmatch(text)
     if remote:
         return _rclone_location(text, remote[1], remote[2], environment, endpoint_url, region)
@@ -159,6 +176,12 @@ def check_endpoint(url: str) -> str:
     Raises:
         UsageError: it is no http or https URL, or has a user name or password in it.
     """
+    if "@" in url:
+        # Not shown: a password may stand before the sign.
+        raise UsageError(
+            f"the endpoint at {url.rpartition('@')[2].partition('/')[0]} has a user name or password in it",
+            "put credentials into the environment, `.env` or rclone.conf",
+        )
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -169,28 +192,24 @@ def check_endpoint(url: str) -> str:
             f"the endpoint {url!r} is not an http or https URL",
             "for example https://ACCOUNT.r2.cloudflarestorage.com",
         )
-    if "@" in parts.netloc:
-        raise UsageError(
-            f"the endpoint at {parts.hostname} has a user name or password in it",
-            "put credentials into the environment, `.env` or rclone.conf",
-        )
     return url.rstrip("/")
 
 
 def _s3_location(
     bucket: str, prefix: str, variables: Mapping[str, str], endpoint_url: str, region: str
 ) -> Location:
-    access_key = variables.get("R2_ACCESS_KEY_ID", "")
-    secret_key = variables.get("R2_SECRET_ACCESS_KEY", "")
-    r2_endpoint = variables.get("R2_ENDPOINT", "").rstrip("/")
+    access_key = variables.get("R2_ACCESS_KEY_ID", "").strip()
+    secret_key = variables.get("R2_SECRET_ACCESS_KEY", "").strip()
+    session_token = variables.get("R2_SESSION_TOKEN", "").strip()
+    r2_endpoint = variables.get("R2_ENDPOINT", "").strip().rstrip("/")
     if bool(access_key) != bool(secret_key):
         missing = "R2_SECRET_ACCESS_KEY" if access_key else "R2_ACCESS_KEY_ID"
         raise UsageError(f"{missing} is not set but its counterpart is", "set both, or neither")
     if r2_endpoint:
         # Cloudflare's pages show the endpoint with the bucket's name behind it.
-        r2_endpoint = check_endpoint(r2_endpoint).removesuffix(f"/{bucket}")
+        r2_endpoint = _with_scheme(r2_endpoint).removesuffix(f"/{bucket}")
     if not access_key or (r2_endpoint and endpoint_url and not _same_host(r2_endpoint, endpoint_url)):
-        access_key = secret_key = r2_endpoint = ""
+        access_key = secret_key = session_token = r2_endpoint = ""
     endpoint = (endpoint_url or r2_endpoint).removesuffix(f"/{bucket}")
     return Location(
         "s3",
@@ -200,6 +219,7 @@ def _s3_location(
         region=region or _default_region(endpoint),
         access_key=access_key,
         secret_key=secret_key,
+        session_token=session_token,
         path_style=bool(endpoint),
     )
 
@@ -208,29 +228,31 @@ def _rclone_location(
     text: str, name: str, rest: str, environment: Environment, endpoint_url: str, region: str
 ) -> Location:
     path = environment.rclone_path or "rclone.conf"
-    config = configparser.RawConfigParser(strict=False, default_section="\0")
-    try:
-        config.read_string(environment.rclone_conf or "")
-    except configparser.Error as error:
-        raise UsageError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}",
-            "an encrypted rclone.conf is not supported",
-        ) from None
-    if not config.has_section(name):
-        known = ", ".join(sorted(config.sections())) or "none"
+    remotes = _parse_rclone(environment.rclone_conf or "", path)
+    if not remotes.has_section(name):
+        known = ", ".join(sorted(remotes.sections())) or "none"
         raise UsageError(f"{text!r}: there is no remote {name!r} in {path} (remotes there: {known})", _FORMS)
-    remote = config[name]
+    remote = remotes[name]
     kind = remote.get("type", "")
     if kind != "s3":
-        raise UsageError(f"{text!r}: the remote {name!r} in {path} has the type {kind!r}, not 's3'", _FORMS)
+        raise UsageError(
+            f"{text!r}: the remote {name!r} in {path} has the type {kind!r}; only 's3' can be used here",
+            _KINDS.get(kind, _FORMS),
+        )
     bucket, prefix = _split_bucket(text, rest.lstrip("/"))
-    from_chain = remote.get("env_auth", "false").lower() in ("true", "1", "yes")
-    access_key = "" if from_chain else remote.get("access_key_id", "")
-    secret_key = "" if from_chain else remote.get("secret_access_key", "")
+    access_key, secret_key = remote.get("access_key_id", ""), remote.get("secret_access_key", "")
+    # As in rclone: env_auth counts only where the keys are left out.
+    env_auth = remote.get("env_auth", "false").lower() in ("true", "1", "yes")
+    from_chain = env_auth and not (access_key or secret_key)
     if not from_chain and not (access_key and secret_key):
         raise UsageError(
             f"{text!r}: the remote {name!r} in {path} has no access_key_id and secret_access_key",
             "add them with `rclone config`, or set env_auth = true",
+        )
+    if from_chain and "shared_credentials_file" in remote:
+        raise UsageError(
+            f"{text!r}: the remote {name!r} in {path} sets shared_credentials_file, which is not used here",
+            "take it out of there, and set AWS_SHARED_CREDENTIALS_FILE to that file",
         )
     endpoint = endpoint_url or _with_scheme(remote.get("endpoint", ""))
     return Location(
@@ -247,8 +269,43 @@ def _rclone_location(
     )
 
 
+def _parse_rclone(text: str, path: str) -> configparser.RawConfigParser:
+    lines = (line.strip() for line in text.splitlines())
+    if next((line for line in lines if line and line[0] not in "#;"), "").startswith("RCLONE_ENCRYPT_"):
+        raise UsageError(
+            f"{path} is encrypted, and its password is not asked for here",
+            "`rclone config encryption remove` takes the encryption off; or set R2_ACCESS_KEY_ID and "
+            "R2_SECRET_ACCESS_KEY, and write the bucket as s3://bucket/prefix",
+        )
+    config = configparser.RawConfigParser(strict=False, default_section="\0")
+    try:
+        config.read_string(text)
+    except configparser.Error as error:
+        # Only its first line: the others quote the file.
+        raise UsageError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}",
+            "`rclone config` shows what it makes of it",
+        ) from None
+    return config
+
+
+def rclone_remotes(environment: Environment) -> list[str]:
+    """The names of the remotes of rclone.conf that can be used here; none where it cannot be read."""
+    try:
+        remotes = _parse_rclone(environment.rclone_conf or "", environment.rclone_path)
+    except UsageError:
+        return []
+    return sorted(name for name in remotes.sections() if remotes[name].get("type", "") == "s3")
+
+
 def _split_bucket(text: str, rest: str) -> tuple[str, str]:
     bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:
+        # Not shown: a key may stand before the sign.
+        raise UsageError(
+            "a bucket is named without a key or password before it",
+            "put credentials into the environment, `.env` or rclone.conf; " + _FORMS,
+        )
     if not _BUCKET_NAME.fullmatch(bucket):
         raise UsageError(f"{text!r} has no usable bucket name: {bucket!r}", _FORMS)
     parts = prefix.strip("/").split("/")

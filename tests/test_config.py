@@ -20,6 +20,7 @@ from manifest_sync.config import (
     render_config,
 )
 from manifest_sync.errors import UsageError
+from manifest_sync.location import rclone_remotes
 
 R2 = {
     "R2_ACCESS_KEY_ID": "id",
@@ -229,7 +230,80 @@ def test_rclone_remotes() -> None:
             locate(text, environment=environment)
         assert "/home/me/rclone.conf" in caught.value.message
     with pytest.raises(UsageError, match="cannot be read"):
-        locate("r2:b", environment=Environment({}, "RCLONE_ENCRYPT_V0:\nabc"))
+        locate("r2:b", environment=Environment({}, "[r2]\nhidden"))
+
+
+def test_remotes_that_cannot_be_used_say_why() -> None:
+    conf = """\
+[nick]
+type = alias
+remote = r2:b
+[locked]
+type = crypt
+[other]
+type = s3
+env_auth = true
+shared_credentials_file = /home/me/keys
+[both]
+type = s3
+env_auth = true
+access_key_id = key
+secret_access_key = hidden
+"""
+    for text, said in (
+        ("nick:b", "the s3 remote that its `remote` names"),
+        ("locked:b", "encrypts"),
+        ("other:b", "AWS_SHARED_CREDENTIALS_FILE"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            locate(text, environment=Environment({}, conf))
+        assert said in caught.value.hint
+    both = locate("both:b", environment=Environment({}, conf))
+    assert (both.access_key, both.secret_key) == ("key", "hidden"), "rclone takes the keys that are there"
+    encrypted = "# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nsecret==\n"
+    with pytest.raises(UsageError, match="is encrypted") as caught:
+        locate("r2:b", environment=Environment({}, encrypted, "/home/me/rclone.conf"))
+    assert "rclone config encryption remove" in caught.value.hint
+    assert rclone_remotes(Environment({}, conf)) == ["both", "other"]
+    assert rclone_remotes(Environment({}, encrypted)) == rclone_remotes(Environment()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://KEY:hidden@bucket/x",
+        "https://KEY:hidden@host/bucket",
+        ":s3,access_key_id=KEY,secret_access_key=hidden:bucket/x",
+        "r2,secret_access_key=hidden:bucket/x",
+    ],
+)
+def test_a_secret_in_the_name_of_a_bucket_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        locate(text, environment=Environment({}, RCLONE))
+    assert "hidden" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["https://KEY:hidden@host", "KEY:hidden@host/b", "s3://KEY:hidden@h"])
+def test_a_secret_in_an_endpoint_is_refused_and_not_shown(url: str) -> None:
+    for variables, endpoint in (({}, url), ({**R2, "R2_ENDPOINT": url}, "")):
+        with pytest.raises(UsageError, match="at h") as caught:
+            locate("s3://b", environment=Environment(variables), endpoint_url=endpoint)
+        assert "hidden" not in caught.value.message + caught.value.hint
+
+
+def test_a_temporary_r2_key_and_what_a_shell_leaves_at_the_ends() -> None:
+    variables = {
+        "R2_ACCESS_KEY_ID": "id\r",
+        "R2_SECRET_ACCESS_KEY": " hidden\n",
+        "R2_SESSION_TOKEN": "token\n",
+        "R2_ENDPOINT": "account.r2.cloudflarestorage.com ",
+    }
+    found = locate("s3://b", environment=Environment(variables))
+    assert (found.access_key, found.secret_key, found.session_token) == ("id", "hidden", "token")
+    assert found.endpoint_url == "https://account.r2.cloudflarestorage.com"
+    assert "token" not in repr(found)
+    other = locate("s3://b", environment=Environment(variables), endpoint_url="http://127.0.0.1:8333")
+    assert (other.access_key, other.session_token) == ("", "")
 
 
 def test_dotenv() -> None:
