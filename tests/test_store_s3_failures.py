@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -460,6 +461,35 @@ def test_no_credentials_anywhere(
         store.get("k", max_bytes=10)
     assert s3.script.seen == []
     store.close()
+
+
+@pytest.mark.parametrize("field", ["access_key", "session_token"])
+def test_a_key_that_cannot_be_sent_is_not_shown(s3: Scripted, field: str) -> None:
+    """The library's own error quotes the header that it could not send: the token, or a signature."""
+    location = replace(LOCATION, endpoint_url=s3.script.url, session_token="t")
+    store = S3Store(replace(location, **{field: "hidden\nhalf"}))  # type: ignore[arg-type]
+    calls: list[Any] = [lambda: store.get("k", max_bytes=10), lambda: store.put("k", b"x")]
+    for call in calls:
+        with pytest.raises(AccessDenied, match="line break") as caught:
+            call()
+        assert "hidden" not in "".join(traceback.format_exception(caught.value))
+    assert s3.script.seen == []
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("InvalidAccessKeyId", "does not know this access key id"),
+        ("SignatureDoesNotMatch", "secret does not belong to this access key id"),
+        ("ExpiredToken", "session token has expired"),
+    ],
+)
+def test_a_wrong_key_is_told_from_one_that_may_too_little(s3: Scripted, code: str, said: str) -> None:
+    s3.answers(error(403, code))
+    with pytest.raises(AccessDenied, match=said) as caught:
+        s3.store.put("k", b"x")
+    assert "R2_ACCESS_KEY_ID" in caught.value.hint
 
 
 def test_real_server_refuses_a_wrong_secret(seaweed_http: S3Server) -> None:

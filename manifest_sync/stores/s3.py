@@ -46,7 +46,7 @@ from manifest_sync.stores.s3_bodies import (
     read_body,
 )
 from manifest_sync.stores.s3_etags import EtagForm
-from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged
+from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, Unchanged, holds_secret
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
@@ -320,7 +320,9 @@ class S3Store:
         except REQUEST_ERRORS as error:
             if range_end and _status(error) == 416:
                 raise too_short(key, range_end) from error
-            raise self._failures.translate(error, key, outcomes) from error
+            has_read = bool(self._count.counts["GET"])
+            told = self._failures.translate(error, key, outcomes, kind=kind, has_read=has_read)
+            raise told from (None if holds_secret(error) else error)
 
 
 def session_for(location: Location) -> boto3.session.Session:

@@ -10,6 +10,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    HTTPClientError,
     NoAuthTokenError,
     NoCredentialsError,
     ParamValidationError,
@@ -27,6 +28,7 @@ from urllib3.exceptions import HTTPError
 from manifest_sync.errors import AccessDenied, ManifestSyncError, NoRepository, StoreUnavailable, UsageError
 from manifest_sync.stores.base import NotFound, PreconditionFailed
 from manifest_sync.stores.retry import Transient, parse_retry_after
+from manifest_sync.stores.s3_refusals import CREDENTIALS_HINT, refusal
 
 REQUEST_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 """Everything that boto3 and the connection below it raise for a request."""
@@ -49,6 +51,7 @@ _DENIED_CODES = {
     "InvalidAccessKeyId",
     "InvalidArgument.AccessKey",
     "InvalidToken",
+    "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
     "Unauthorized",
@@ -67,10 +70,6 @@ _TURNED_AWAY_CODES = {
     "BandwidthLimitExceeded",
     "BadDigest",
 }
-CREDENTIALS_HINT = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, "
-    "or name a remote of rclone.conf; the key must be allowed to read, write and list this bucket"
-)
 _CONNECT_TRIES = 3
 _ODD_TRIES = 3
 _SILENT_TRIES = 3
@@ -89,7 +88,15 @@ class Failures:
     bucket: str
     endpoint: str
 
-    def translate(self, error: Exception, key: str, outcomes: tuple[type[Exception], ...] = ()) -> Exception:
+    def translate(
+        self,
+        error: Exception,
+        key: str,
+        outcomes: tuple[type[Exception], ...] = (),
+        *,
+        kind: str = "",
+        has_read: bool = False,
+    ) -> Exception:
         """The exception to raise for ``error``: one of `Store`'s, `Transient`, or `Unchanged`.
 
         Args:
@@ -98,9 +105,10 @@ class Failures:
             outcomes: which of `NotFound`, `PreconditionFailed` and `Unchanged` the request can end with. Any
                 other of them answers a question that was not asked: a cache gone wrong, or (409) a write of
                 the same key that is still under way.
+            kind, has_read: see `s3_refusals.refusal`.
         """
         if isinstance(error, ClientError):
-            answered = self._answered(error, key)
+            answered = self._answered(error, key, kind, has_read)
             if isinstance(answered, (NotFound, PreconditionFailed, Unchanged)) and not isinstance(
                 answered, outcomes
             ):
@@ -108,6 +116,11 @@ class Failures:
             return answered
         if isinstance(error, _NO_CREDENTIALS):
             return AccessDenied(f"no usable credentials for {self.location}: {error}", CREDENTIALS_HINT)
+        if holds_secret(error):
+            return AccessDenied(
+                f"the key or the session token for {self.location} has a line break or the like in it",
+                "set it again, as one line of plain letters and digits",
+            )
         if isinstance(error, ParamValidationError):
             return UsageError(f"{self.location}: {_one_line(error)}", "check bucket, prefix and endpoint")
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -132,7 +145,7 @@ class Failures:
             self._kept_failing(key, _one_line(error)), max_tries=_SILENT_TRIES if is_silent else 0
         )
 
-    def _answered(self, error: ClientError, key: str) -> Exception:
+    def _answered(self, error: ClientError, key: str, kind: str, has_read: bool) -> Exception:
         meta = error.response.get("ResponseMetadata", {})
         status = int(meta.get("HTTPStatusCode", 0))
         code = str(error.response.get("Error", {}).get("Code", ""))
@@ -145,10 +158,10 @@ class Failures:
                 f"the bucket {self.bucket!r} does not exist at {self.endpoint}",
                 "create it, or correct the bucket in manifest-sync.toml",
             )
-        if code == "RequestTimeTooSkewed":
-            return AccessDenied(f"{self.location}: {answer}", "set this machine's clock")
         if code in _DENIED_CODES or status in {401, 403}:
-            return AccessDenied(f"{self.location} refused the request for {key}: {answer}", CREDENTIALS_HINT)
+            return refusal(
+                kind, key, location=self.location, code=code, answer=answer.rstrip(" .:"), has_read=has_read
+            )
         if status == 404:
             return NotFound(key)
         if status in {409, 412}:
@@ -170,6 +183,12 @@ class Failures:
             f"{self.location}: {key}: {what}",
             "the store kept failing; nothing was lost, run the same command again",
         )
+
+
+def holds_secret(error: Exception) -> bool:
+    """Whether the text of ``error`` has the session token in it, or the key's id and a signature: it must not
+    be printed, nor be the cause of what is."""
+    return isinstance(error, HTTPClientError) and "Invalid header value" in str(error)
 
 
 def _one_line(error: BaseException) -> str:

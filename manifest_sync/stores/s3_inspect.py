@@ -13,7 +13,8 @@ from manifest_sync.errors import AccessDenied, StoreUnavailable
 from manifest_sync.stores.retry import Retry, Transient
 from manifest_sync.stores.s3 import client_for, session_for
 from manifest_sync.stores.s3_bodies import md5_of
-from manifest_sync.stores.s3_failures import CREDENTIALS_HINT, REQUEST_ERRORS, Failures
+from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, holds_secret
+from manifest_sync.stores.s3_refusals import CREDENTIALS_HINT
 
 IMPATIENT_SECONDS = 10.0
 """Without a byte for so long a request counts as lost."""
@@ -61,7 +62,8 @@ def refuses_wrong_md5(location: Location, key: str) -> bool:
             return True
         raise _told(location, client.meta.endpoint_url, error, key) from error
     except REQUEST_ERRORS as error:
-        raise _told(location, client.meta.endpoint_url, error, key) from error
+        told = _told(location, client.meta.endpoint_url, error, key)
+        raise told from (None if holds_secret(error) else error)
     finally:
         client.close()
     return False
