@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifest_sync.config import CONFIG_NAME, load_config, render_config
 from manifest_sync.decide import RunOptions, run_options
-from manifest_sync.errors import UsageError
+from manifest_sync.errors import ManifestSyncError, UsageError
 from manifest_sync.model import Path
 from manifest_sync.observe import load_head
 from manifest_sync.project_care import ProjectCare
@@ -114,7 +114,11 @@ class Project(ProjectCare):
         send, _ = self._options("push", "copy", {**options, "message": message})
         with self.workspace(groups) as ws:
             pulled = self._timed(ws, lambda: pull(ws, bring))
-            pushed = self._timed(ws, lambda: push(ws, send))
+            try:
+                pushed = self._timed(ws, lambda: push(ws, send))
+            except ManifestSyncError as error:
+                # What the pull did is done, and must be told.
+                return SyncReport(pulled, RunReport("push", "copy", send.dry_run), error)
         return SyncReport(pulled, pushed)
 
     def watch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.times import rfc3339_ns
 
@@ -118,10 +119,15 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """The outcome of a sync: a pull, then a push."""
+    """The outcome of a sync: a pull, then a push.
+
+    ``error`` is what stopped the push after the pull was done (a key that only reads, say); ``push`` is empty
+    then.
+    """
 
     pull: RunReport
     push: RunReport
+    error: ManifestSyncError | None = None
 
     @property
     def conflicts(self) -> list[Path]:
@@ -141,21 +147,28 @@ class SyncReport:
     @property
     def left(self) -> dict[str, int]:
         """What is left undone once both halves are done: the push looked last, `drop` is the pull's."""
+        if self.error is not None:
+            return self.pull.left
         done_by_pull = ("new_there", "changed_there") if self.pull.dry_run else ()
         left = {case: count for case, count in self.push.left.items() if case not in done_by_pull}
         return left | {case: count for case, count in self.pull.left.items() if case == "dropped"}
 
     @property
     def exit_code(self) -> int:
-        """The graver one of both halves."""
+        """That of the error, else the graver one of both halves."""
+        if self.error is not None:
+            return self.error.exit_code
         return max(self.pull.exit_code, self.push.exit_code)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of ``sync --json``."""
+        """The fields of ``sync --json``; with those of an error, and no ``push``, where that failed."""
+        error = self.error
+        told = {"error": error.code, "message": error.message, "hint": error.hint} if error else {}
         return {
             "command": "sync",
+            **told,
             "pull": self.pull.to_json(),
-            "push": self.push.to_json(),
+            "push": None if error else self.push.to_json(),
             "left": self.left,
             "conflicts": [json_path(p) for p in self.conflicts],
             "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],

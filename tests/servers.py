@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3.session
 import trustme
@@ -25,10 +26,17 @@ from botocore.config import Config
 
 from manifest_sync.config import Location
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
 ACCESS_KEY = "TESTACCESSKEY12345678"
 SECRET_KEY = "testsecretkey1234567890abcdefghijklmnop"
 READ_ONLY_ACCESS_KEY = "TESTREADONLYKEY123456"
 READ_ONLY_SECRET_KEY = "testreadonlysecret1234567890abcdefghij"
+GUEST_ACCESS_KEY = "TESTGUESTKEY123456789"
+GUEST_SECRET_KEY = "testguestsecret1234567890abcdefghijklm"
+GUEST = "arn:aws:iam::000000000000:user/guest"
+"""May do what the policy of a bucket allows it, and nothing else."""
 BUCKET = "test-bucket"
 START_SECONDS = 40
 
@@ -50,6 +58,23 @@ class S3Server:
             access_key=ACCESS_KEY,
             secret_key=secret_key,
         )
+
+    def restricted_bucket(self, name: str, *statements: dict[str, object]) -> None:
+        """Make a bucket in which the guest's key may do what the statements of a policy say."""
+        told = [{**statement, "Principal": {"AWS": [GUEST]}} for statement in statements]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": told})
+        client = _client(self)
+        client.create_bucket(Bucket=name)
+        client.put_bucket_policy(Bucket=name, Policy=policy)
+        client.close()
+
+    def r2_environment(self, *, guest: bool = False) -> dict[str, str]:
+        """The same as `environment`, as variables that the program itself reads."""
+        return {
+            "R2_ACCESS_KEY_ID": GUEST_ACCESS_KEY if guest else ACCESS_KEY,
+            "R2_SECRET_ACCESS_KEY": GUEST_SECRET_KEY if guest else SECRET_KEY,
+            "R2_ENDPOINT": self.endpoint_url,
+        }
 
     def environment(self, *, read_only: bool = False) -> dict[str, str]:
         """What a command needs in its environment to reach the server, beside bucket and endpoint."""
@@ -96,6 +121,7 @@ def seaweedfs_with_outages(folder: Path, *, tls: bool) -> Iterator[Outages]:
     identities = [
         _identity("t", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
         _identity("reader", READ_ONLY_ACCESS_KEY, READ_ONLY_SECRET_KEY, ["Read", "List"]),
+        _identity("guest", GUEST_ACCESS_KEY, GUEST_SECRET_KEY, []),
     ]
     config.write_text(json.dumps({"identities": identities}), "utf-8")
     (folder / "data").mkdir()
@@ -159,11 +185,15 @@ def moto(folder: Path) -> Iterator[S3Server]:
 
 
 def _make_bucket(server: S3Server) -> None:
-    session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1")
-    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8, "mode": "standard"})
-    client = session.client("s3", endpoint_url=server.endpoint_url, verify=server.ca_bundle, config=config)
+    client = _client(server)
     client.create_bucket(Bucket=BUCKET)
     client.close()
+
+
+def _client(server: S3Server) -> S3Client:
+    session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1")
+    config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8, "mode": "standard"})
+    return session.client("s3", endpoint_url=server.endpoint_url, verify=server.ca_bundle, config=config)
 
 
 def _free_ports(count: int) -> int:

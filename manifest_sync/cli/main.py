@@ -18,7 +18,7 @@ from manifest_sync.cli.history_commands import cat, diff, log, ls
 from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
-from manifest_sync.cli.output import OutputClosedError, write_line, write_stderr
+from manifest_sync.cli.output import OutputClosedError, print_error, write_line, write_stderr
 from manifest_sync.cli.owners_commands import owners
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push, sync
@@ -103,9 +103,7 @@ def _fail(error: Exception, settings: Settings, words: Sequence[str]) -> int:
         if wants_json and not settings.json_begun:
             write_line(json.dumps({"error": told.code, "message": told.message, "hint": told.hint}))
         else:
-            write_stderr(f"manifest-sync: {told.message}")
-            if told.hint:
-                write_stderr(f"  {told.hint}")
+            print_error(told)
     except OutputClosedError:
         _silence_stdout()
     return told.exit_code

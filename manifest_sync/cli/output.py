@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from manifest_sync.cli.options import Settings
+from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport, SyncReport
 
@@ -167,12 +168,21 @@ def print_sync(report: SyncReport, settings: Settings) -> None:
     if settings.quiet:
         if problems:
             write_stderr("\n".join(problems))
-        return
-    lines = []
-    for half in (pull, push):
-        lines += _action_lines(half, settings) + _missed_lines(half, settings) + [_headline(half)]
-    left = _left_lines(replace(push, left=report.left))
-    print_lines([*lines, *left, *_selected(push), *problems, *_undo_hint(pull)])
+    else:
+        lines = []
+        for half in (pull,) if report.error else (pull, push):
+            lines += _action_lines(half, settings) + _missed_lines(half, settings) + [_headline(half)]
+        left = _left_lines(replace(pull if report.error else push, left=report.left))
+        print_lines([*lines, *left, *_selected(pull), *problems, *_undo_hint(pull)])
+    if report.error is not None:
+        print_error(report.error)
+
+
+def print_error(error: ManifestSyncError) -> None:
+    """What went wrong, and what to do about it, on stderr."""
+    write_stderr(f"manifest-sync: {error.message}")
+    if error.hint:
+        write_stderr(f"  {error.hint}")
 
 
 def _selected(report: RunReport) -> list[str]:
