@@ -176,7 +176,7 @@ class Project(ProjectCare):
         tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
         if warning:
             teller.note(warning)
-        wanted = hint_filter(whole.scope, Ownership(config.rules, config.groups, with_groups, tracked))
+        wanted = hint_filter(whole.scope, Ownership(config.all_rules, config.groups, with_groups, tracked))
         with Events(self.root, wanted, no_events(self.root, self._env)) as events:
             return Watch(
                 options,
