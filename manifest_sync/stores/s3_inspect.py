@@ -11,8 +11,8 @@ from botocore.exceptions import ClientError
 from manifest_sync.config import Location
 from manifest_sync.errors import AccessDenied, StoreUnavailable
 from manifest_sync.stores.retry import Retry, Transient
-from manifest_sync.stores.s3 import client_for, session_for
 from manifest_sync.stores.s3_bodies import md5_of
+from manifest_sync.stores.s3_client import client_for, session_for
 from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, holds_secret
 from manifest_sync.stores.s3_refusals import CREDENTIALS_HINT
 
