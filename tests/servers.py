@@ -7,22 +7,28 @@ import os
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import boto3.session
 import trustme
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from manifest_sync.config import Location
 
@@ -84,6 +90,28 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         return {**found, "AWS_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else found
+
+    def fill(self, keys: Iterable[str]) -> None:
+        """Put one byte under each key of the bucket, with less work for each than boto3 has."""
+        parts = urlsplit(self.endpoint_url)
+        assert parts.hostname
+        if self.ca_bundle:
+            trusted = ssl.create_default_context(cafile=self.ca_bundle)
+            wire: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, context=trusted)
+        else:
+            wire = HTTPConnection(parts.hostname, parts.port)
+        signer = S3SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "s3", "us-east-1")
+        with closing(wire):
+            for key in keys:
+                target = f"/{BUCKET}/{key}"
+                request = AWSRequest(
+                    "PUT", f"{self.endpoint_url}{target}", headers={"Host": parts.netloc}, data=b"x"
+                )
+                signer.add_auth(request)
+                wire.request("PUT", target, b"x", dict(request.headers.items()))
+                answer = wire.getresponse()
+                body = answer.read()
+                assert answer.status == 200, body
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +98,24 @@ def test_an_unreadable_object(tmp_path: Path) -> None:
 def test_a_relative_folder_is_refused() -> None:
     with pytest.raises(UsageError):
         DirectoryStore("store")
+
+
+def test_a_delete_waits_for_a_swap_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what was deleted between the comparison and the rename would come back."""
+    store = DirectoryStore(str(tmp_path / "store"))
+    etag = store.put_if("head", b"old", etag=None)
+    deleting = threading.Thread(target=store.delete, args=("head",))
+    publish = DirectoryStore._publish
+
+    def slowly(self: DirectoryStore, temporary: str, path: str) -> None:
+        deleting.start()
+        deleting.join(0.2)
+        publish(self, temporary, path)
+
+    monkeypatch.setattr(DirectoryStore, "_publish", slowly)
+    store.put_if("head", b"new", etag=etag)
+    deleting.join()
+    assert list(store.list("")) == []
 
 
 def test_no_swap_of_four_processes_is_lost(tmp_path: Path) -> None:

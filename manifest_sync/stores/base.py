@@ -112,7 +112,7 @@ class Store(Protocol):
         ...
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
-        """Exactly ``length`` bytes from ``offset``.
+        """Exactly ``length`` bytes from ``offset``; none at all are none, without a request.
 
         Raises:
             NotFound: there is no such object.

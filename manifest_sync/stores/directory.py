@@ -70,6 +70,8 @@ class DirectoryStore:
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """See `Store`. With ``etag`` the whole object is read, because the ETag is a hash of it."""
+        if length == 0:
+            return b""
         self._count.add("GET")
         path = self._path(key)
         with self._failures(key), open(path, "rb", buffering=0, opener=_open_regular) as file:
