@@ -43,12 +43,15 @@ Kind = Literal[
     "refused",
     "unconditional",
 ]
+SPOILED: tuple[Kind, ...] = ("flipped", "cut", "long", "other", "error_body", "stale")
+"""Wrong answers to a read."""
+LISTINGS: tuple[Kind, ...] = ("short", "empty")
 KINDS: dict[Method, tuple[Kind, ...]] = {
-    "get": ("before", "denied", "missing", "flipped", "cut", "long", "other", "error_body", "stale"),
+    "get": ("before", "denied", "missing", *SPOILED),
     "get_range": ("before", "denied", "missing", "flipped", "other"),
     "put": ("before", "after_lost_reply", "denied"),
     "put_if": ("before", "after_lost_reply", "denied", "refused", "unconditional"),
-    "list": ("before", "denied", "short", "empty"),
+    "list": ("before", "denied", *LISTINGS),
     "delete": ("before", "after_lost_reply", "denied"),
 }
 """What can befall a call, apart from a crash: ``get_range`` itself sees to it that the length is right."""

@@ -392,6 +392,22 @@ def lose_an_answer_over_tcp(stage: World, scene: Scene, kind: str, meanwhile: Me
     finish(gpu, laptop, stage.bucket, record, meanwhile, old)
 
 
+def test_a_stale_head_after_a_lost_reply_from_a_real_server(world: tuple[World, Scene]) -> None:
+    stage, scene = world
+    stage.restore(scene)
+    old = stage.bucket()
+    gpu, laptop = stage.machine("gpu"), stage.machine("laptop")
+    first = next(manifest for manifest in old.kept if manifest["sequence"] == 0)
+    stage.proxy.add_fault("PUT", HEAD, kind="reset-after")
+    stage.proxy.add_fault("GET", HEAD, kind="stale", nth=1, body=json.dumps(first).encode())
+    gpu.store = stage.store()
+    record = Record()
+    assert run(gpu, record) == 0
+    stage.proxy.check()
+    gpu.store = stage.direct
+    finish(gpu, laptop, stage.bucket, record, MEANWHILE[0], old)
+
+
 class Once:
     """Does something the first time it is called: a request that is sent twice is answered twice."""
 
