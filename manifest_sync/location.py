@@ -27,6 +27,7 @@ _KINDS = {
     "chunker": "name an s3 remote and a prefix that rclone does not cut into chunks",
     "compress": "name an s3 remote and a prefix that rclone does not compress",
 }
+_MAKE_READABLE = "make it readable, or move it"
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _REMOTE = re.compile(r"([\w.+@-][\w.+@ -]*):(?!//)(.*)", re.DOTALL)
 _CONNECTION = re.compile(r":\w|[\w.+@-][\w.+@ -]*,[^/]*[:=]")
@@ -73,6 +74,8 @@ class Environment:
     """The text of the user's ``rclone.conf``, or None when there is none."""
     rclone_path: str = ""
     """Where that file is or was looked for; for messages."""
+    rclone_failure: str = ""
+    """Why that file cannot be read, which matters only to who names one of its remotes."""
 
 
 def load_environment(project_dir: str, env: Mapping[str, str]) -> Environment:
@@ -83,7 +86,7 @@ def load_environment(project_dir: str, env: Mapping[str, str]) -> Environment:
         env: the environment; what it names wins over ``.env``.
 
     Raises:
-        UsageError: one of the files is there and cannot be read.
+        UsageError: the ``.env`` is there and cannot be read.
     """
     dotenv = _read_text(os.path.join(project_dir, ".env"))
     path = env.get("RCLONE_CONFIG") or os.path.join(
@@ -91,7 +94,12 @@ def load_environment(project_dir: str, env: Mapping[str, str]) -> Environment:
         "rclone",
         "rclone.conf",
     )
-    return Environment({**parse_dotenv(dotenv or ""), **env}, _read_text(path), path)
+    rclone_conf, failure = None, ""
+    try:
+        rclone_conf = _read_text(path)
+    except UsageError as error:
+        failure = error.message
+    return Environment({**parse_dotenv(dotenv or ""), **env}, rclone_conf, path, failure)
 
 
 def parse_dotenv(text: str) -> dict[str, str]:
@@ -227,6 +235,8 @@ def _s3_location(
 def _rclone_location(
     text: str, name: str, rest: str, environment: Environment, endpoint_url: str, region: str
 ) -> Location:
+    if environment.rclone_failure:
+        raise UsageError(environment.rclone_failure, _MAKE_READABLE)
     path = environment.rclone_path or "rclone.conf"
     remotes = _parse_rclone(environment.rclone_conf or "", path)
     if not remotes.has_section(name):
@@ -347,4 +357,4 @@ def _read_text(path: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "make it readable, or move it") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", _MAKE_READABLE) from None

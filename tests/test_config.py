@@ -306,6 +306,16 @@ def test_a_temporary_r2_key_and_what_a_shell_leaves_at_the_ends() -> None:
     assert (other.access_key, other.session_token) == ("", "")
 
 
+def test_an_unreadable_rclone_conf_matters_only_to_who_names_a_remote(tmp_path: Path) -> None:
+    # As with `sudo -u`, which leaves HOME another user's: here the folder is one that leads nowhere.
+    (tmp_path / "rclone").symlink_to("rclone")
+    environment = load_environment(str(tmp_path), {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert locate(str(tmp_path / "bucket"), environment=environment).scheme == "file"
+    with pytest.raises(UsageError, match="cannot be read: Too many levels") as caught:
+        locate("r2:b", environment=environment)
+    assert "make it readable" in caught.value.hint
+
+
 def test_dotenv() -> None:
     text = "\n".join(
         [
