@@ -8,7 +8,7 @@ from functools import partial
 
 from manifest_sync import observe, statcache
 from manifest_sync.config import Config
-from manifest_sync.diff import Case
+from manifest_sync.diff import Case, classify
 from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
 from manifest_sync.model import Entry, Path, State, display
@@ -28,6 +28,9 @@ from manifest_sync.settle import Settle
 from manifest_sync.statcache import Observed
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Unreadable, is_folder
+
+_NEW = frozenset({Case.NEW_HERE, Case.NEW_THERE, Case.DELETED_HERE})
+"""Cases that a report counts as new when they are moved; all others are changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +178,17 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     return decision
 
 
+def discount(report: RunReport, passed_over: Sequence[Row]) -> None:
+    """Take out of the report's counts what was planned and could not be sent."""
+    new = sum(classify(row.local, row.base, row.remote) in _NEW for row in passed_over)
+    report.new -= new
+    report.changed -= len(passed_over) - new
+
+
 def _fill(decision: Decision, report: RunReport) -> None:
     summary, options = decision.summary, decision.options
     moves = summary.moves
-    report.new = sum(moves.get(case, 0) for case in (Case.NEW_HERE, Case.NEW_THERE, Case.DELETED_HERE))
+    report.new = sum(moves.get(case, 0) for case in _NEW)
     report.changed = sum(moves.values()) - report.new
     report.deleted = summary.deletions
     report.unchanged = decision.ws.index.count_in_sync(options.scope.ranges())

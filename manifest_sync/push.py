@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifest_sync import observe, records, statcache
-from manifest_sync.decide import Decision, RunOptions, decide
+from manifest_sync.decide import Decision, RunOptions, decide, discount
 from manifest_sync.landing import settle
 from manifest_sync.merge import Change
 from manifest_sync.model import Entry, display
@@ -61,6 +61,7 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
     uploads = decision.rows(Verb.UPLOAD, Verb.KEEP_BOTH)
     sent = upload(ws, head, session, uploads, observed, decision.options.settle)
     ws.progress.end("transfer")
+    discount(report, sent.passed_over)
     report.bytes += sent.bytes
     report.stored_bytes += sent.stored_bytes
     # --resolve remote: the local version counts as agreed, so that the next pull replaces it. Recorded last,

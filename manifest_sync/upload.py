@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from manifest_sync import manifest as fmt
 from manifest_sync import records
@@ -61,6 +61,8 @@ class Sent:
     files: int = 0
     bytes: int = 0
     stored_bytes: int = 0
+    passed_over: list[Row] = field(default_factory=list)
+    """What could not be sent after all."""
 
 
 class _Uploader:
@@ -92,6 +94,8 @@ class _Uploader:
                     self._observed.skipped[row.path] = "not a regular file"
                 elif not self._resume(row):
                     self._send(row)
+                if self._observed.is_hidden(row.path):
+                    self.sent.passed_over.append(row)
                 self._record(_BATCH_FILES)
             self._packer.finish()
             self._record(0)

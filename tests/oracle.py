@@ -427,7 +427,9 @@ def predict(
 
     for row in rows:
         number, letter = verdicts[row.path]
-        if letter in "UDB":
+        if letter in "UB" and row.local == SPECIAL and writes and not asked.dry_run:
+            pass  # passed over
+        elif letter in "UDB":
             if number in NEW:
                 outcome.new += 1
             else:
