@@ -210,7 +210,7 @@ def _iter_no_owner(
         by_rule = verdict.owner == "git" and verdict.rule != TRACKED_RULE
         return (verdict.is_ours or by_rule) and scope.enters(folder)
 
-    for _, files, folders in ws.worktree.iter_names(enters, skipped):
+    for _, files, folders, _ in ws.worktree.iter_names(enters, skipped):
         for path in files:
             if not scope.contains(path) or path in tracked:
                 continue

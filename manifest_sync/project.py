@@ -17,7 +17,7 @@ from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import ManifestSyncError, UsageError
 from manifest_sync.model import Path
 from manifest_sync.observe import load_head
-from manifest_sync.project_care import ProjectCare
+from manifest_sync.project_export import ProjectExport
 from manifest_sync.report import Progress, RunReport, StatusReport, SyncReport
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.selection import Selection, write_selection
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "experiments"
 
 
-class Project(ProjectCare):
+class Project(ProjectExport):
     """One project and its commands.
 
     Made by `Project.find` or `Project.init`; every command opens and locks the local state for itself.

@@ -13,6 +13,7 @@ import click
 
 from manifest_sync.cli.adopt_commands import adopt
 from manifest_sync.cli.doctor_commands import doctor
+from manifest_sync.cli.export_commands import export
 from manifest_sync.cli.gc_commands import gc, pin, unpin
 from manifest_sync.cli.history_commands import cat, diff, log, ls
 from manifest_sync.cli.init_commands import init, rebuild_index
@@ -31,6 +32,7 @@ _SAFE = {
     "push": "the bucket holds either the old snapshot or the new one, whole; what was uploaded is kept",
     "pull": "every file is whole, old or new, and nothing was lost",
     "sync": "every file is whole, old or new, nothing was lost, and the bucket holds a whole snapshot",
+    "export": "every exported file is whole, old or new, and the tree and the bucket are as they were",
     "restore": "every file is whole, old or new, and nothing was lost",
     "undo": "every file is whole, old or new, and nothing was lost",
     "drop": "what was removed is in the bucket, and nothing was lost",
@@ -162,6 +164,7 @@ _COMMANDS = (
     watch,
     status,
     owners,
+    export,
     log,
     diff,
     ls,

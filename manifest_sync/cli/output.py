@@ -233,7 +233,25 @@ def _undo_line(report: RunReport) -> str:
     return f"undone: {back}, {number(report.deleted)} taken away; the bucket is as it was"
 
 
-_HEADLINES: dict[str, Callable[[RunReport], str]] = {"drop": _drop_line, "undo": _undo_line}
+def _export_line(report: RunReport) -> str:
+    parts = [
+        f"{number(report.new)} new",
+        f"{number(report.changed)} changed",
+        f"{number(report.deleted)} deleted",
+        f"{number(report.unchanged)} unchanged",
+    ]
+    if report.dry_run:
+        return f"dry run, export: would be {', '.join(parts)}; nothing was done"
+    requests = sum(report.requests.values())
+    parts += [human_size(report.bytes), f"{number(requests)} request{plural(requests)}"]
+    return f"exported: {', '.join(parts)}; from sequence {report.sequence}"
+
+
+_HEADLINES: dict[str, Callable[[RunReport], str]] = {
+    "drop": _drop_line,
+    "undo": _undo_line,
+    "export": _export_line,
+}
 
 
 def _name(report: RunReport) -> str:

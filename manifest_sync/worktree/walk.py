@@ -9,11 +9,12 @@ from manifest_sync.model import Path
 from manifest_sync.worktree.folders import Folders
 from manifest_sync.worktree.outcomes import TargetBlocked, reason_of
 
+Names = tuple[Path, list[Path], list[Path], list[Path]]
+"""A folder; its regular files, its folders, and all else (symlinks, sockets, devices)."""
 
-def iter_names(
-    folders: Folders, enters: Callable[[Path], bool], skipped: dict[Path, str]
-) -> Iterator[tuple[Path, list[Path], list[Path]]]:
-    """Each folder with the regular files and the folders directly in it, in the order of their bytes.
+
+def iter_names(folders: Folders, enters: Callable[[Path], bool], skipped: dict[Path, str]) -> Iterator[Names]:
+    """Each folder with the names directly in it, each kind in the order of its bytes.
 
     Args:
         enters: asked for every folder below the root. Symlinks are not followed.
@@ -24,6 +25,7 @@ def iter_names(
         folder = pending.pop()
         files: list[Path] = []
         below: list[Path] = []
+        special: list[Path] = []
         prefix = folder + b"/" if folder else b""
         try:
             with os.scandir(folders.open(folder, check=False)) as entries:
@@ -33,6 +35,8 @@ def iter_names(
                         below.append(path)
                     elif entry.is_file(follow_symlinks=False):
                         files.append(path)
+                    else:
+                        special.append(path)
         except TargetBlocked as error:
             skipped[folder] = error.reason
             continue
@@ -43,5 +47,5 @@ def iter_names(
             continue
         files.sort()
         below.sort()
-        yield folder, files, below
+        yield folder, files, below, sorted(special)
         pending += [path for path in reversed(below) if enters(path)]

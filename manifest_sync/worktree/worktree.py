@@ -23,7 +23,7 @@ from manifest_sync.worktree.staging import Area, Staged, Staging
 from manifest_sync.worktree.syscalls import sync_filesystem
 from manifest_sync.worktree.traits import Traits, probe_filesystem
 from manifest_sync.worktree.trash import RunWriter, Trash
-from manifest_sync.worktree.walk import iter_names
+from manifest_sync.worktree.walk import Names, iter_names
 
 _TICK_SECONDS = 3.0
 _NO_CLOCK = -(2**63)
@@ -146,9 +146,7 @@ class Worktree:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
-    def iter_names(
-        self, enters: Callable[[Path], bool], skipped: dict[Path, str]
-    ) -> Iterator[tuple[Path, list[Path], list[Path]]]:
+    def iter_names(self, enters: Callable[[Path], bool], skipped: dict[Path, str]) -> Iterator[Names]:
         """Every name there is, whoever owns it; see `walk.iter_names`."""
         return iter_names(self._folders, enters, skipped)
 
