@@ -80,6 +80,8 @@ class Outside:
             self.read(pack, max(pack.size - 1, 0), 1)
         except LostOutside as error:
             return str(error)
+        if not pack.url.startswith("file://"):
+            return ""
         try:
             self.read(pack, pack.size, 1)
         except LostOutside:

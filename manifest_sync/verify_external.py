@@ -19,6 +19,10 @@ from manifest_sync.wholefiles import WholeFiles
 
 _BATCH_FILES = 4096
 _BATCH_BYTES = 256 << 20
+FEW = 20
+"""So few objects are asked for one by one."""
+MORE_THAN_WANTED = 100
+"""A listing that shows so many times more than is looked for is given up."""
 WRONG = "its bytes are not those that were adopted, though its ETag is"
 
 
@@ -64,8 +68,14 @@ class ExternalReader:
             }
 
     def _unlisted(self, place: str, prefix: str, wanted: dict[str, list[PackRef]]) -> list[PackRef]:
+        most = MORE_THAN_WANTED * len(wanted)
         try:
-            for item in self._store.beside(place).list(prefix):
+            # A folder says nothing in a listing that the files themselves would not say as fast.
+            items = self._store.beside(place).list(prefix) if place != "file://" else iter(())
+            for item in items if len(wanted) > FEW else ():
+                most -= 1
+                if most < 0:
+                    break
                 if packs := wanted.get(item.key):
                     wanted[item.key] = [pack for pack in packs if not _is_listed(pack, item)]
         except (NoRepository, NotFound):

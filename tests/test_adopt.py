@@ -474,7 +474,7 @@ def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: Fs
 
     gpu = machine("gpu")
     big = os.urandom(12 * MIB + 77)
-    files = {f"exp/{number} ü+.json": f"{number}".encode() for number in range(6)}
+    files = {f"exp/{number} ü+.json": f"{number}".encode() for number in range(24)}
     files |= {"exp/rclone.bin": big, "exp/aws.bin": big[1:], "exp/odd.bin": big[2:]}
     for name, content in files.items():
         part = {"exp/rclone.bin": 5 * MIB, "exp/aws.bin": 8 * MIB, "exp/odd.bin": 7 * MIB}.get(name, 0)
@@ -485,7 +485,7 @@ def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: Fs
     upload(client, f"{plain}/there/marker/", b"")
 
     report = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
-    assert (report.new, report.matched, report.read, report.bytes) == (10, 9, 1, len(big) - 3)
+    assert (report.new, report.matched, report.read, report.bytes) == (28, 27, 1, len(big) - 3)
     # The head, the object's two parts; no HEAD at all, and no object was written but page, copy and head.
     assert (report.requests.get("GET"), report.requests.get("HEAD", 0), report.requests["PUT"]) == (3, 0, 3)
     assert gpu.status().cases == {"new_there": [b"there/only.bin"]}

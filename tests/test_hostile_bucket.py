@@ -400,6 +400,22 @@ ATTACKS = [
         "external-pack",
         edit=lambda b: b["packs"].__setitem__(0, {"etag": "x", "size": 9999, "url": "file:///etc/passwd"}),
     ),
+    *(
+        page(
+            f"external-{name}",
+            edit=lambda b, url=url, etag=etag: b["packs"].__setitem__(
+                0, {"etag": etag, "size": 9999, "url": url}
+            ),
+        )
+        for name, url, etag in (
+            ("device", "file:///dev/zero", '"x"'),
+            ("climbing", "file:///../../etc/passwd", '"x"'),
+            ("folder", "file:///etc", '"x"'),
+            ("of-another-kind", "s3://bucket/key", '"x"'),
+            ("on-another-host", "http://169.254.169.254/latest/meta-data", '"x"'),
+            ("header", "file:///etc/passwd", "x\r\nX-Evil: 1"),
+        )
+    ),
     page("stored-truncated", stored=lambda raw: compress(raw)[:-3]),
     page("stored-trailing-bytes", stored=lambda raw: compress(raw) + b"x"),
     page("stored-two-frames", stored=lambda raw: compress(raw) + compress(b"")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from threading import Barrier
 import pytest
 
 from manifest_sync.config import Location
-from manifest_sync.errors import FormatError
+from manifest_sync.errors import FormatError, UsageError
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import NotFound, PreconditionFailed, Store
 from manifest_sync.stores.s3 import S3Store
@@ -29,6 +30,7 @@ WEIRD_KEYS = [
     "~tilde/(1)[2]{3}!*@$,:",
     "deep/" + "x/" * 40 + "end",
 ]
+PLACE = re.compile(r"(s3://[^/]*|file://|memory://)/?(.*)")
 OpenStore = Callable[[], Store]
 
 
@@ -176,6 +178,35 @@ def test_range_with_etag(store: Store) -> None:
     store.put("k", b"9876543210")
     with pytest.raises(PreconditionFailed):
         store.get_range("k", 2, 3, etag=etag)
+
+
+def test_beside(store: Store) -> None:
+    """What lies in the same place outside of the store's prefix is listed and read, by its full key."""
+    store.put("a ü/1", b"0123456789")
+    place, prefix = PLACE.fullmatch(store.location).groups()  # type: ignore[union-attr]
+    if place == "file://":
+        prefix += "/"
+    elif place == "memory://":
+        place, prefix = store.location, ""
+    else:
+        prefix = prefix + "/"
+    beside = store.beside(place)
+    [listed] = [item for item in beside.list(f"{prefix}a") if item.key.endswith("1")]
+    assert (listed.key, listed.size) == (f"{prefix}a ü/1", 10)
+    etag = listed.etag or "not looked at"
+    before = sum(store.requests.values())
+    assert beside.get_part(listed.key, 2, 3, etag=etag).data == b"234"
+    assert sum(store.requests.values()) == before + 1
+    with pytest.raises(FormatError):
+        beside.get_part(listed.key, 5, 6, etag=etag)
+    with pytest.raises(NotFound):
+        beside.get_part(f"{prefix}none", 0, 1, etag=etag)
+    store.put("a ü/1", b"9876543210")
+    if listed.etag:
+        with pytest.raises(PreconditionFailed):
+            beside.get_part(listed.key, 2, 3, etag=etag)
+    with pytest.raises(UsageError):
+        store.beside("ftp://elsewhere")
 
 
 def test_range_of_a_missing_key(store: Store) -> None:
