@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from manifest_sync import observe, records, statcache
 from manifest_sync.adopt_judge import NEEDS_READING, Verdict, judge
+from manifest_sync.adopt_past import learn_past
 from manifest_sync.adopt_read import EMPTY, TOO_LARGE, Hashed, Streamed, Streamer, match_here
 from manifest_sync.adopt_report import AdoptReport
 from manifest_sync.adopt_source import Source
 from manifest_sync.chunker import DEFAULT
 from manifest_sync.diff import clashes
 from manifest_sync.errors import ManifestSyncError
-from manifest_sync.externals import MAX_URL, is_etag, is_own, object_url
+from manifest_sync.externals import MAX_URL, is_etag, is_own, object_url, packs_of
 from manifest_sync.index import Row
 from manifest_sync.index_adopted import Outsider
 from manifest_sync.landing import settle
@@ -89,6 +90,7 @@ class _Adoption:
         self._clock = observed.clock
         for _ in range(1 if self._options.dry_run else MAX_ROUNDS):
             self._list()
+            self._learn(head)
             if not self._read(head):
                 break
         if self._options.dry_run:
@@ -162,6 +164,16 @@ class _Adoption:
         if snapshot not in self._known:
             self._known[snapshot] = self._ws.repository.is_ancestor(snapshot, head)
         return self._known[snapshot]
+
+    def _learn(self, head: Head) -> None:
+        """If others adopted from here before, find out what they did with what seems to be new."""
+        before = offered = False
+        for found, _, there, verdict in self._compared(head):
+            before = before or bool(there and packs_of(there))
+            offered = offered or (not found.snapshot and verdict in (Verdict.NEW, Verdict.CONFLICT))
+            if before and offered:
+                learn_past(self._ws, head, self._listing)
+                return
 
     # --- reading
 

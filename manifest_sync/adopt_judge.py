@@ -34,7 +34,7 @@ def judge(found: Outsider, entry: Entry | None, head: Entry | None, *, published
         published: whether just this version of it was adopted from here before.
     """
     packs = packs_of(head) if head is not None else set()
-    if any(_is_of(found, entry, pack) for pack in packs):
+    if any(is_of(found, entry, pack) for pack in packs):
         # The head has it; or has what a push made of it, in which some of its chunks are left.
         return Verdict.UNCHANGED
     came_from_it = bool(head and head.chunks) and {p.url for p in packs} == {found.url}
@@ -52,7 +52,7 @@ def judge(found: Outsider, entry: Entry | None, head: Entry | None, *, published
     return Verdict.UNCHANGED if entry.hash == head.hash else Verdict.CONFLICT
 
 
-def _is_of(found: Outsider, entry: Entry | None, pack: PackRef) -> bool:
+def is_of(found: Outsider, entry: Entry | None, pack: PackRef) -> bool:
     """Whether a pack is this version of the object. In a folder only its content tells."""
     if pack.url != found.url or pack.size != found.size:
         return False

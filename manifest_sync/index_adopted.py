@@ -20,6 +20,7 @@ _NOTE = (
     f" entry = CASE WHEN {_SAME} THEN entry END, snapshot = CASE WHEN {_SAME} THEN snapshot END,"
     " url = excluded.url, etag = excluded.etag, size = excluded.size, modified = excluded.modified"
 )
+_COLUMNS = "path, url, etag, size, modified, entry, coalesce(snapshot, '')"
 _LISTED = "FROM adopted WHERE listing = ? AND path >= ?"
 
 
@@ -57,11 +58,21 @@ class AdoptedTable(IndexConnection):
 
     def iter_listed(self, listing: int) -> Iterator[Outsider]:
         """What a listing showed, in path order, in batches: rows already seen may be changed."""
-        columns = "path, url, etag, size, modified, entry, coalesce(snapshot, '')"
         low = b""
-        while rows := self._rows(f"SELECT {columns} {_LISTED} ORDER BY path LIMIT 1000", (listing, low)):
+        while rows := self._rows(f"SELECT {_COLUMNS} {_LISTED} ORDER BY path LIMIT 1000", (listing, low)):
             yield from (Outsider(*row) for row in rows)
             low = rows[-1][0] + b"\0"
+
+    def listed_at(self, listing: int, path: Path) -> Outsider | None:
+        """What a listing showed for a path."""
+        row = self._first(f"SELECT {_COLUMNS} {_LISTED} AND path = ?", (listing, path, path))
+        return None if row is None else Outsider(*row)
+
+    def note_past(self, paths: Iterable[Path], snapshot: str) -> None:
+        """Note that a snapshot has these objects at their paths, where nothing is known yet."""
+        sql = "UPDATE adopted SET snapshot = ? WHERE path = ? AND snapshot IS NULL"
+        with self._atomic():
+            self._many(sql, ((snapshot, path) for path in paths))
 
     def count_unread(self, listing: int) -> tuple[int, int]:
         """Number and bytes of the objects of a listing that were not read yet."""

@@ -30,7 +30,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"workspace"},
     {"statcache"},
     {"observe", "fetch", "probe", "localchunks", "packbuild", "verify_pages", "verify_packs"},
-    {"verify_external", "adopt_read"},
+    {"verify_external", "adopt_read", "adopt_past"},
     {"decide", "upload", "landing", "races"},
     {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
     {"owners", "export", "export_folder", "export_store"},
