@@ -87,6 +87,8 @@ class Policy:
     """``local``, ``remote`` or ``both``, or empty."""
     resolve_paths: tuple[Path, ...] = ()
     """Where ``resolve`` holds; empty: every conflict."""
+    renewed: frozenset[Path] = frozenset()
+    """What this very pull brought as new before it had to plan again on a newer head, which it follows."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -113,6 +115,8 @@ class Policy:
                 return Verb.DELETE_LOCAL
             if case is Case.DELETED_HERE and self.restore_deleted:
                 return Verb.DOWNLOAD
+            if row.path in self.renewed and case in (Case.CHANGED_THERE, Case.DELETED_THERE):
+                return _PULL["full"][case]
         return _TABLES[self.command][self.mode].get(case, Verb.LEAVE)
 
     def _is_resolved(self, case: Case, path: Path) -> bool:

@@ -6,6 +6,7 @@ load head → scan → diff → plan (a dry run stops here) → trash → fetch 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from manifest_sync import observe, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
@@ -39,6 +40,8 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     observed = statcache.scan(ws, options.scope, checksum=options.checksum)
     hurt: Hurt = {}
     for plans in range(1, MAX_PLANS + 1):
+        if plans > 1:
+            options = _renewing(ws, options, report.run)
         hurt = {}
         try:
             decision = decide(ws, head, options, observed, report)
@@ -64,6 +67,16 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     report.skipped = sorted(observed.skipped.items())
     report.missed = observed.missed
     return report
+
+
+def _renewing(ws: Workspace, options: RunOptions, run: str) -> RunOptions:
+    """Plan again so that what this run has brought as new becomes that of the newer head, in every mode:
+    what a pull brings is one snapshot and no mixture of two (P2)."""
+    if not run:
+        return options
+    brought = (step.path for _, step in ws.worktree.trash().steps(run) if step.before is None)
+    policy = replace(options.policy, renewed=options.policy.renewed.union(brought))
+    return replace(options, policy=policy)
 
 
 def _carry_out(decision: Decision, head: Head, report: RunReport) -> Hurt:
