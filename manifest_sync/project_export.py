@@ -94,7 +94,7 @@ class ProjectExport(ProjectCare):
         if location.scheme == "s3":
             from manifest_sync.stores.s3_plain import PlainS3
 
-            store = PlainS3(location, note=self._progress.note)
+            store = PlainS3(location, note=self._progress.note, pace=self._pace)
             staging = os.path.join(self.state_dir(), "exports")
             os.makedirs(staging, exist_ok=True)
             worktree = Worktree(staging, staging)

@@ -38,6 +38,7 @@ from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.selection import Selection, narrow, read_selection
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Store
+from manifest_sync.stores.pace import Pace
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
@@ -72,6 +73,7 @@ class ProjectFolder:
         accept_rollback: bool = False,
         store: Store | None = None,
         zone: tzinfo = UTC,
+        bwlimit: int = 0,
     ) -> None:
         self.config = config
         self._env = env
@@ -80,6 +82,7 @@ class ProjectFolder:
         self._accept_rollback = accept_rollback
         self._opened_store = store
         self.zone = zone
+        self._pace = Pace(bwlimit)
         self._told: Counter[str] = Counter()
         """Requests that are in the report of an earlier command, or of another part of this one."""
 
@@ -94,6 +97,7 @@ class ProjectFolder:
         accept_rollback: bool = False,
         store: Store | None = None,
         zone: tzinfo = UTC,
+        bwlimit: int = 0,
     ) -> Self:
         """The project that ``start`` (default: the working folder) lies in.
 
@@ -102,6 +106,7 @@ class ProjectFolder:
             jobs: requests under way at once; 0 for the default.
             store: use this store instead of the configured bucket.
             zone: the zone in which a time without one is meant ("2026-11-20").
+            bwlimit: bytes a second that all transfers together keep to; 0 for no limit.
 
         Raises:
             UsageError: no ``manifest-sync.toml`` here or above, or it is wrong.
@@ -115,6 +120,7 @@ class ProjectFolder:
             accept_rollback=accept_rollback,
             store=store,
             zone=zone,
+            bwlimit=bwlimit,
         )
 
     def __enter__(self) -> Self:
@@ -246,7 +252,7 @@ class ProjectFolder:
     def store(self) -> Store:
         """The configured bucket, opened once."""
         if self._opened_store is None:
-            self._opened_store = open_store(self.location(), note=self._progress.note)
+            self._opened_store = open_store(self.location(), note=self._progress.note, pace=self._pace)
         return self._opened_store
 
     @property

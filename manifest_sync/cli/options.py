@@ -34,6 +34,7 @@ class Settings:
     debug: bool = False
     accept_rollback: bool = False
     jobs: int = 0
+    bwlimit: str = "0"
     json_begun: bool = False
     """Part of a JSON object is on stdout already, so an error can no longer be printed there."""
 
@@ -109,7 +110,14 @@ _COMMON = (
     option(
         "-q", "--quiet", is_flag=True, expose_value=False, callback=_store, help="Say only what went wrong."
     ),
-    option("-v", "--verbose", is_flag=True, expose_value=False, callback=_store, help="List every path."),
+    option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_store,
+        help="List every path, and why it travels.",
+    ),
     option("--debug", is_flag=True, expose_value=False, callback=_store, help="Show tracebacks."),
     option(
         "--accept-rollback",
@@ -127,6 +135,14 @@ _COMMON = (
         expose_value=False,
         callback=lambda ctx, param, value: _store(ctx, param, value or 0),
         help="Requests under way at once.",
+    ),
+    option(
+        "--bwlimit",
+        metavar="RATE",
+        default="0",
+        expose_value=False,
+        callback=_store,
+        help="Bytes a second for all transfers together, such as 10M or 1.5MiB/s.",
     ),
 )
 
@@ -153,6 +169,7 @@ def open_project(settings: Settings, *, hushed: bool = False) -> Iterator[Projec
     from manifest_sync.cli.local_time import LocalZone  # noqa: PLC0415
     from manifest_sync.cli.progress import make_progress  # noqa: PLC0415
     from manifest_sync.project import Project  # noqa: PLC0415
+    from manifest_sync.stores.pace import parse_rate  # noqa: PLC0415
 
     with (
         make_progress(quiet=settings.quiet, hushed=hushed) as progress,
@@ -162,6 +179,7 @@ def open_project(settings: Settings, *, hushed: bool = False) -> Iterator[Projec
             jobs=settings.jobs,
             accept_rollback=settings.accept_rollback,
             zone=LocalZone(),
+            bwlimit=parse_rate(settings.bwlimit),
         ) as project,
     ):
         yield project

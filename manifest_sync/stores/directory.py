@@ -31,21 +31,28 @@ from manifest_sync.stores.base import (
     not_beside,
     too_short,
 )
+from manifest_sync.stores.pace import Pace
 
 OWN_FOLDER = ".store"
 _ABANDONED_SECONDS = 24 * 3600
+_PIECE = 1 << 20
+"""Bytes that are moved at a time, so that a rate is kept evenly."""
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _UNFIT = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class DirectoryStore:
-    """Keeps the contract of `Store` in the folder ``path`` (absolute; made by the first write)."""
+    """Keeps the contract of `Store` in the folder ``path`` (absolute; made by the first write).
 
-    def __init__(self, path: str) -> None:
+    With a ``pace`` it keeps to that rate: the folder may be a share on a network.
+    """
+
+    def __init__(self, path: str, pace: Pace | None = None) -> None:
         if not os.path.isabs(path):
             raise UsageError(f"the store's folder {path!r} is not absolute", "name it by its full path")
         self._root = os.path.normpath(path)
+        self._pace = pace or Pace()
         self._count = RequestCounter()
         self._synced: set[str] = set()
         self._folders_lock = threading.Lock()
@@ -66,6 +73,7 @@ class DirectoryStore:
         path = self._path(key)
         with self._failures(key):
             found = _read(key, path, max_bytes)
+        self._pace.take(len(found.body))
         return None if found.etag == unless_etag else found
 
     def get_range(self, key: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
@@ -82,9 +90,10 @@ class DirectoryStore:
                 raise too_short(key, offset + length, size)
             parts = []
             while length:
-                part = os.pread(file.fileno(), length, offset)
+                part = os.pread(file.fileno(), min(length, _PIECE), offset)
                 if not part:
                     raise too_short(key, offset + length)
+                self._pace.take(len(part))
                 parts.append(part)
                 offset, length = offset + len(part), length - len(part)
             return b"".join(parts)
@@ -173,7 +182,9 @@ class DirectoryStore:
         try:
             view = memoryview(body)
             while view:
-                view = view[os.write(descriptor, view) :]
+                written = os.write(descriptor, view[:_PIECE])
+                self._pace.take(written)
+                view = view[written:]
             _sync(descriptor)
         except BaseException:
             os.unlink(path)

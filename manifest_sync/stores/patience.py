@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
+from manifest_sync.stores.pace import Pace
+
 T = TypeVar("T")
-Beat = Callable[[], None]
-"""To be called whenever something of a request has moved."""
+Beat = Callable[[int], None]
+"""To be called whenever so many bytes of a request have moved, or are about to."""
 
 PIECE = 16 * 1024
 """Bytes that must come or go within the time; they set the slowest rate that is put up with."""
@@ -27,10 +29,12 @@ class Patience:
     Args:
         seconds: how long nothing may move before a request is given up.
         worried: how long nothing may move before the user is told, once a request.
+        pace: what all requests keep to.
     """
 
     seconds: float
     worried: float = 20.0
+    pace: Pace = field(default_factory=Pace)
 
     def run(self, request: Callable[[Beat], T], on_silence: Callable[[float], None]) -> T:
         """The request's result, or what it raises.
@@ -43,7 +47,7 @@ class Patience:
             TimeoutError: nothing moved for too long. The request goes on in its thread, which nobody
                 waits for any more, not even the exit of the program.
         """
-        running = _Running(request)
+        running = _Running(request, self.pace)
         running.start()
         worried = False
         while True:
@@ -62,8 +66,9 @@ class Patience:
 class _Running(threading.Thread, Generic[T]):
     """One request in a thread that does not keep the process alive."""
 
-    def __init__(self, request: Callable[[Beat], T]) -> None:
+    def __init__(self, request: Callable[[Beat], T], pace: Pace) -> None:
         super().__init__(daemon=True, name="request")
+        self._pace = pace
         self._request = request
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -77,7 +82,11 @@ class _Running(threading.Thread, Generic[T]):
             self._error = error
         self.done.set()
 
-    def _beat(self) -> None:
+    def _beat(self, count: int) -> None:
+        self._moves()
+        self._pace.take(count, self._moves)
+
+    def _moves(self) -> None:
         self.moved = time.monotonic()
 
     def outcome(self) -> T:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from manifest_sync.config import Location
@@ -28,6 +29,7 @@ from manifest_sync.stores.base import (
     too_short,
 )
 from manifest_sync.stores.notes import Notes
+from manifest_sync.stores.pace import Pace
 from manifest_sync.stores.patience import Beat, Patience
 from manifest_sync.stores.retry import Retry, Transient
 from manifest_sync.stores.s3_bodies import (
@@ -59,6 +61,7 @@ class S3Store:
         verify: path of a PEM file to trust instead of the system's; None: ``AWS_CA_BUNDLE`` or the system's.
         read_timeout: seconds without a byte after which a request counts as lost.
         patience: when a request counts as lost although a byte comes now and then.
+        pace: the rate that this store keeps to, with whoever else has it.
         note: told in a line what a person waits for.
 
     Raises:
@@ -74,13 +77,15 @@ class S3Store:
         verify: str | None = None,
         read_timeout: float = READ_TIMEOUT,
         patience: Patience | None = None,
+        pace: Pace | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not location.bucket:
             raise UsageError("the location names no bucket", "write it as s3://BUCKET/PREFIX")
         self._retry = retry or Retry()
         self._count = RequestCounter()
-        self._patience = patience or Patience(CONNECT_TIMEOUT + read_timeout)
+        waits = patience or Patience(CONNECT_TIMEOUT + read_timeout)
+        self._patience = waits if pace is None else replace(waits, pace=pace)
         self._notes = Notes(note)
         self._etags = EtagForm(self._swap, self._current_etag, self.delete)
         self._client = client_for(location, verify, read_timeout)

@@ -19,16 +19,25 @@ _MTIME = re.compile(r"(\d{1,10})(?:\.(\d{1,9})\d*)?")
 
 
 class Upload(io.BytesIO):
-    """A body that tells when a part of it is taken to be sent."""
+    """A body that tells when a part of it is taken to be sent.
+
+    Over plain http it is read once more before, to be signed; `begin` says that this is over.
+    """
 
     def __init__(self, body: bytes, beat: Beat) -> None:
         super().__init__(body)
         self._beat = beat
+        self._is_sent = False
+
+    def begin(self) -> None:
+        """From here on what is read is sent."""
+        self._is_sent = True
 
     def read(self, size: int | None = -1, /) -> bytes:
         """See `io.BytesIO`."""
-        self._beat()
-        return super().read(size)
+        data = super().read(size)
+        self._beat(len(data) if self._is_sent else 0)
+        return data
 
 
 def md5_of(body: bytes) -> str:
@@ -85,7 +94,7 @@ def read_body(body: StreamingBody, limit: int, beat: Beat) -> bytes:
         part = body.read(min(limit, PIECE))
         if not part:
             break
-        beat()
+        beat(len(part))
         parts.append(part)
         limit -= len(part)
     return b"".join(parts)
@@ -104,7 +113,7 @@ def cut_range(key: str, body: StreamingBody, size: int | None, offset: int, leng
         skipped = body.read(min(offset, PIECE))
         if not skipped:
             raise ConnectionError("the answer ended early")
-        beat()
+        beat(len(skipped))
         offset -= len(skipped)
     data = read_body(body, length, beat)
     if len(data) != length:

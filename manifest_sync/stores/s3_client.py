@@ -11,9 +11,10 @@ from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from manifest_sync.config import Location
 from manifest_sync.errors import AccessDenied, UsageError
+from manifest_sync.stores.s3_bodies import Upload
 
 if TYPE_CHECKING:
-    from botocore.awsrequest import AWSRequest
+    from botocore.awsrequest import AWSPreparedRequest, AWSRequest
     from mypy_boto3_s3.client import S3Client
 
 MAX_CONNECTIONS = 64
@@ -73,7 +74,9 @@ def client_for(
             verify=verify,
             config=config.merge(extra) if extra is not None else config,
         )
-        client.meta.events.register("before-sign.s3.PutObject", _without_expect)
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-sign.s3.{operation}", _without_expect)
+            client.meta.events.register(f"before-send.s3.{operation}", _begin)
         return client
     except ProfileNotFound as error:
         raise AccessDenied(str(error), "check AWS_PROFILE and ~/.aws/config") from error
@@ -84,6 +87,12 @@ def client_for(
 def _without_expect(request: AWSRequest, **_: object) -> None:
     """Take out ``Expect: 100-continue``: R2 does not answer it, and botocore waits a second each time."""
     del request.headers["Expect"]
+
+
+def _begin(request: AWSPreparedRequest, **_: object) -> None:
+    """Tell a body that it is read to be sent from now on."""
+    if isinstance(request.body, Upload):
+        request.body.begin()
 
 
 def _default_region(endpoint: str, configured: str | None) -> str:
