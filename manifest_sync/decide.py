@@ -13,6 +13,7 @@ from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
 from manifest_sync.model import Entry, Path, State, display
 from manifest_sync.plan import (
+    Action,
     Policy,
     Summary,
     Verb,
@@ -140,11 +141,11 @@ class Decision:
             return self.ws.index.row(path) is not None
         return statcache.read_state(self.ws, path) != state
 
-    def lines(self) -> list[str]:
-        """The plan as stable lines, one an action."""
+    def actions(self) -> list[Action]:
+        """What is done with which path, and the case that it follows from."""
         rows = observe.iter_rows(self.ws, self.options.scope, self.observed)
         return [
-            str(action)
+            action
             for action in iter_actions(rows, self.options.policy, self.summary.clashing)
             if action.verb not in (Verb.LEAVE, Verb.RECORD)
         ]
@@ -195,7 +196,9 @@ def _fill(decision: Decision, report: RunReport) -> None:
     report.left = summary.left
     report.conflicts = summary.conflicts
     if options.dry_run or options.list_actions:
-        report.actions = decision.lines()
+        actions = decision.actions()
+        report.actions = [str(action) for action in actions]
+        report.why = [action.case.value for action in actions]
 
 
 def run_options(

@@ -62,6 +62,8 @@ class RunReport:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     """With ``dry_run`` (or ``verbose``): one stable line an action, in path order."""
+    why: list[str] = field(default_factory=list)
+    """The case of each of ``actions`` by name; empty where the command knows no cases."""
     missed: list[Path] = field(default_factory=list)
     """With ``--checksum``: files whose change the stat cache had not shown."""
     damaged: list[tuple[Path, str]] = field(default_factory=list)
@@ -104,6 +106,7 @@ class RunReport:
             "conflicts": [json_path(p) for p in self.conflicts],
             "skipped": [{"path": json_path(p), "reason": r} for p, r in self.skipped],
             "actions": self.actions,
+            "why": self.why,
             "missed": [json_path(p) for p in self.missed],
             "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
             "selection": [json_path(p) for p in self.selection],

@@ -97,6 +97,22 @@ def test_a_dry_run_lists_the_plan(capsys: Capture) -> None:
     ]
 
 
+def test_verbose_says_why_each_file_travels(capsys: Capture) -> None:
+    report = RunReport("pull", "full", actions=["download  a", "download  b", "trash     c"])
+    report.why = ["new_there", "changed_here", "deleted_there"]
+    print_run(report, Settings())
+    assert "download" not in capsys.readouterr().out
+    print_run(report, Settings(verbose=True))
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "download  a  (new in the bucket)",
+        "download  b  (changed here)",
+        "trash     c  (deleted in the bucket)",
+    ]
+    report.dry_run = True
+    print_run(report, Settings())
+    assert capsys.readouterr().out.splitlines()[:3] == report.actions
+
+
 def test_checksum_says_what_the_stat_cache_had_missed(capsys: Capture) -> None:
     print_run(RunReport("push", "full", missed=paths(1)), Settings())
     assert "1 changed without a sign in size or times; found by --checksum:\n  exp/000\n" in (

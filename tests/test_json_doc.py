@@ -110,6 +110,7 @@ def daily_life(commands: Commands) -> None:
     run("laptop", "restore", "restore", "exp3")
     run("laptop", "trash empty", "trash", "empty")
     run("laptop", "rebuild-index", "rebuild-index")
+    run("laptop", "export", "export", "../site")
     run("laptop", "track", "track", "exp1", "exp3")
     run("laptop", "untrack", "untrack", "exp3")
     run("laptop", "track", "track", "--all")
@@ -219,6 +220,7 @@ def test_what_differs_from_the_document_is_noticed(spoil: Callable[[dict[str, An
     good: dict[str, Any] = {
         "command": "watch", "time": "2026-11-20T12:00:00Z", "waiting": [], "mode": "copy", "dry_run": False,
         "new": 1, "changed": 0, "deleted": 0, "unchanged": 0, "left": {}, "conflicts": ["a"], "actions": [],
+        "why": [],
         "skipped": [{"path": "x", "reason": "y"}], "missed": [], "damaged": [], "selection": [], "run": "",
         "bytes": 1, "stored_bytes": 2, "requests": {"GET": 1}, "snapshot": "0" * 32, "sequence": 1,
         "seconds": 0.5,

@@ -70,6 +70,13 @@ def test_the_scope_holds_for_both_halves(pair: tuple[Machine, Machine]) -> None:
     assert "exp2" not in planned
     assert "not pulled" not in planned, "the pull would have brought them"
     assert laptop.read("exp1/a") == "exp1/a"
+    laptop.write("exp1/b", "edited here")
+    told = laptop.command("sync", "-n", "-v", "--only", "exp1").stdout.splitlines()
+    assert [told[0], *told[2:4]] == [
+        "download  exp1/a  (changed in the bucket)",
+        "upload    exp1/b  (changed here)",
+        "upload    exp1/mine  (new here)",
+    ]
     report = laptop.project().sync(only=["exp1"])
     assert (report.pull.changed, report.push.new) == (1, 1)
     assert not (laptop.root / "exp2/new there").exists()

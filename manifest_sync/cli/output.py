@@ -312,8 +312,15 @@ def damage_lines(damaged: Sequence[tuple[Path, str]], settings: Settings) -> lis
     return [*lines, "  `manifest-sync verify` names the damage and what repairs it"]
 
 
+def action_lines(report: RunReport, settings: Settings) -> list[str]:
+    """What was or would be done with each path; with ``-v`` also why."""
+    if not settings.verbose or not report.why:
+        return list(report.actions)
+    return [f"{line}  ({_words(case)})" for line, case in zip(report.actions, report.why, strict=True)]
+
+
 def _action_lines(report: RunReport, settings: Settings) -> list[str]:
-    return list(report.actions) if report.dry_run or settings.verbose else []
+    return action_lines(report, settings) if report.dry_run or settings.verbose else []
 
 
 def _conflict_lines(conflicts: Sequence[Path], settings: Settings) -> list[str]:

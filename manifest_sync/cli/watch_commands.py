@@ -22,6 +22,7 @@ from manifest_sync.cli.options import (
     split_names,
 )
 from manifest_sync.cli.output import (
+    action_lines,
     human_size,
     number,
     path_lines,
@@ -143,7 +144,7 @@ class _Teller:
             stored = f", {human_size(report.bytes)} ({human_size(report.stored_bytes)} stored)"
             print_lines(
                 [
-                    *(report.actions if self._settings.verbose else ()),
+                    *(action_lines(report, self._settings) if self._settings.verbose else ()),
                     f"{show_time(now, self._project.zone)}  {number(report.new)} new, "
                     f"{number(report.changed)} changed{stored}; sequence {report.sequence}",
                 ]
