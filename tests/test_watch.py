@@ -5,10 +5,12 @@ Every clock here is a number that the test moves.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FsPath
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -343,6 +345,73 @@ def test_events_are_not_asked_of_a_filesystem_that_has_none(tmp_path: FsPath) ->
     with source:
         (tmp_path / "a").write_text("x")
         assert source.take() == (set(), False)
+
+
+def seen_until(source: Events, wanted: Callable[[set[Path]], bool]) -> set[Path]:
+    """The hints until they are what is wanted. Nothing is claimed about how long that takes."""
+    found: set[Path] = set()
+    give_up = time.monotonic() + 60
+    while not wanted(found):
+        assert time.monotonic() < give_up, found
+        paths, everything = source.take()
+        found |= paths | ({Path(b"")} if everything else set())
+        time.sleep(0.02)
+    return found
+
+
+def test_the_system_tells_of_files_folders_and_renames(
+    tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manifest_sync.worktree.events._PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("manifest_sync.worktree.events._TIMEOUT_MS", 300)
+    root = tmp_path / "tree"
+    odd = os.fsdecode(b"odd\xff.pt")
+    with Events(str(root), lambda path: None if path.startswith(b"ignored") else path) as source:
+        # The tree may come later, and then everything in it is new.
+        assert source.take() == (set(), False)
+        root.mkdir()
+        (root / "early.pt").write_text("x")
+        assert b"" in seen_until(source, lambda found: Path(b"") in found)
+        (root / "ignored.tmp").write_text("x")
+        (root / "a.tmp").write_text("x")
+        (root / "a.tmp").rename(root / "a.pt")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "b.pt").write_text("x")
+        (tmp_path / "made").rename(root / "moved in")
+        found = seen_until(source, lambda found: paths("a.pt", "moved in") <= found)
+        assert Path(b"ignored.tmp") not in found
+        # A name that cannot be told of is told of all the same, and does not end it.
+        (root / odd).write_text("x")
+        seen_until(source, lambda found: Path(b"") in found)
+        seen_until(source, lambda found: bool(found) and source.why_none == "")
+        (root / "c.pt").write_text("x")
+        seen_until(source, lambda found: bool({Path(b"c.pt"), Path(b"")} & found))
+        # Another folder in its place, as after a new mount: everything.
+        root.rename(tmp_path / "old")
+        root.mkdir()
+        seen_until(source, lambda found: Path(b"") in found)
+
+
+@pytest.mark.parametrize(
+    ("errors", "why"),
+    [
+        ([OSError('OS file watch limit reached. about ["/tree/x"]')], "(OS file watch limit reached)"),
+        ([RuntimeError("Too many open files")] * 5, "(Too many open files)"),
+        ([PermissionError("denied"), RuntimeError("odd"), OSError("limit")], "(limit)"),
+    ],
+)
+def test_when_the_system_cannot_tell_it_says_why(
+    tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch, errors: list[Exception], why: str
+) -> None:
+    def watch(*_: object, **__: object) -> NoReturn:
+        raise errors.pop(0)
+
+    monkeypatch.setattr("watchfiles.watch", watch)
+    monkeypatch.setattr("manifest_sync.worktree.events._PAUSE_SECONDS", 0)
+    with Events(str(tmp_path), lambda path: path) as source:
+        seen_until(source, lambda found: bool(source.why_none))
+    assert source.why_none.endswith(why)
+    assert errors == []
 
 
 def test_a_hint_reaches_what_it_has_in_common_with_the_selection() -> None:

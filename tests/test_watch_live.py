@@ -101,6 +101,8 @@ def test_everything_arrives_and_nothing_torn_is_published(
     last = snapshots[max(snapshots)]
     for path, (content, _, _) in machine.tree().items():
         assert last[path] == blake3(content).hexdigest(), f"{path} did not arrive"
+    versions = len({(path, digest) for files in snapshots.values() for path, digest in files.items()})
+    print(f"{len(lines)} snapshots, {len(last)} files, {versions} versions, all of them complete\n{err}")
     # The log travelled while it grew, not only when it was closed.
     assert len({files["run/log.jsonl"] for files in snapshots.values() if "run/log.jsonl" in files}) > 2
 

@@ -61,6 +61,7 @@ class Events:
         self._lock = threading.Lock()
         self._noted: set[Path] = set()
         self._everything = False
+        self._ignore_denied = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
 
@@ -94,11 +95,16 @@ class Events:
             try:
                 self._watch_one()
             except (OSError, RuntimeError) as error:
+                if isinstance(error, PermissionError) and not self._ignore_denied:
+                    # A push passes over such a folder too. Not from the start: `watchfiles` would pass over
+                    # the limit of watches as well.
+                    self._ignore_denied = True
+                    continue
                 failures += 1
-                text = " ".join(str(error).split())[:200]
+                text = " ".join(str(error).split()).partition(" about [")[0][:200].rstrip(".")
                 # Nothing can be done about the limit by trying again; a name that is not UTF-8 may be alone.
                 if "limit" in text or failures == _MOST_FAILURES:
-                    self.why_none = f"the system does not tell of changes any more: {text}"
+                    self.why_none = f"the system does not tell of changes any more ({text})"
                 self._note(Path(b""))
                 if self.why_none:
                     return
@@ -120,7 +126,7 @@ class Events:
             yield_on_timeout=True,
             stop_event=self._stop,
             force_polling=False,
-            ignore_permission_denied=True,
+            ignore_permission_denied=self._ignore_denied,
         )
         is_new = True
         with closing(watching):
