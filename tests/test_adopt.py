@@ -8,6 +8,7 @@ import io
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path as FsPath
@@ -19,7 +20,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from manifest_sync.adopt_report import AdoptReport
-from manifest_sync.errors import FormatError, ManifestSyncError, UsageError
+from manifest_sync.errors import FormatError, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.etags import MIB, PartsMd5, part_sizes
 from manifest_sync.externals import object_url, split_url
 from manifest_sync.model import Entry
@@ -169,7 +170,7 @@ def test_what_the_bucket_has_otherwise_is_a_conflict_and_stays(world: World) -> 
     world.gpu.write("b", "same")
     world.gpu.write("file", "a file")
     world.gpu.push()
-    for name, content in (("a", "there"), ("b", "same"), ("file/below", "x"), ("c", "c")):
+    for name, content in (("a", "there!"), ("b", "same"), ("file/below", "x"), ("c", "c")):
         world.put(name, content)
     report = world.adopt()
     assert (report.new, report.unchanged, report.exit_code) == (1, 1, 6)
@@ -254,6 +255,37 @@ def test_drop_asks_whether_the_object_is_still_there(world: World) -> None:
     assert contents(world.gpu) == {"b": b"b"}
 
 
+class Moving(DirectoryStore):
+    """Something happens outside before the read number ``at`` of what lies there."""
+
+    def __init__(self, path: str, at: int, happens: Callable[[], object]) -> None:
+        super().__init__(path)
+        self.at = at
+        self.happens = happens
+        self.reads: list[str] = []
+
+    def happens_at(self, number: int) -> None:
+        if number == self.at:
+            self.happens()
+
+    def beside(self, place: str) -> Any:
+        return _MovingPlace(self, super().beside(place))
+
+
+class _MovingPlace:
+    def __init__(self, world: Moving, inner: Readable) -> None:
+        self._world = world
+        self._inner = inner
+
+    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
+        self._world.reads.append(key)
+        self._world.happens_at(len(self._world.reads))
+        return self._inner.get_part(key, offset, length, etag=etag)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        return self._inner.list(prefix)
+
+
 # --- interruptions and others at the same time
 
 
@@ -275,6 +307,27 @@ def test_a_killed_adopt_goes_on_where_it_was(world: World) -> None:
     laptop = world.machine("laptop")
     laptop.pull()
     assert contents(laptop) == {name: name.encode() for name in names}
+
+
+def test_what_was_under_way_at_a_failure_is_kept(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.put(name, name)
+    failed = threading.Event()
+
+    class Failing(Moving):
+        def happens_at(self, number: int) -> None:
+            if number == 2:
+                # The others go on until the failure has been seen.
+                threading.Timer(0.5, failed.set).start()
+                raise StoreUnavailable("planned", "try again")
+            failed.wait(10)
+
+    world.gpu.store = Failing(str(world.bucket), 0, lambda: None)
+    with pytest.raises(StoreUnavailable):
+        world.adopt()
+    world.gpu.store = store = Moving(str(world.bucket), 0, lambda: None)
+    assert world.adopt().new == 3
+    assert len(store.reads) == 1
 
 
 @pytest.mark.parametrize("kind", ["crash", "crash_after"])
@@ -299,34 +352,6 @@ def test_a_kill_at_the_swap_leaves_nothing_that_a_push_would_believe(world: Worl
         assert (report.exit_code, contents(laptop)) == (7, {"b": b"b 1"})
         assert not world.gpu.status().has_drift
         assert world.adopt().changed == 1
-
-
-class Moving(DirectoryStore):
-    """Something happens outside before the read number ``at`` of what lies there."""
-
-    def __init__(self, path: str, at: int, happens: Callable[[], object]) -> None:
-        super().__init__(path)
-        self.at = at
-        self.happens = happens
-        self.reads: list[str] = []
-
-    def beside(self, place: str) -> Any:
-        return _MovingPlace(self, super().beside(place))
-
-
-class _MovingPlace:
-    def __init__(self, world: Moving, inner: Readable) -> None:
-        self._world = world
-        self._inner = inner
-
-    def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
-        self._world.reads.append(key)
-        if len(self._world.reads) == self._world.at:
-            self._world.happens()
-        return self._inner.get_part(key, offset, length, etag=etag)
-
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return self._inner.list(prefix)
 
 
 def test_what_changes_while_it_is_adopted_is_read_again(world: World) -> None:
@@ -484,6 +509,12 @@ def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: Fs
     files["there/only.bin"] = big[3:]
     upload(client, f"{plain}/there/marker/", b"")
 
+    told = gpu.project().adopt(f"s3://{BUCKET}/{plain}", dry_run=True)
+    assert (told.new, told.matched, told.to_read, told.to_read_bytes) == (28, 27, 1, len(big) - 3)
+    assert told.requests == {"GET": 1, "LIST": 1}
+    with gpu.project().workspace(()) as ws:
+        assert not ws.index.has_pending()
+
     report = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
     assert (report.new, report.matched, report.read, report.bytes) == (28, 27, 1, len(big) - 3)
     # The head, the object's two parts; no HEAD at all, and no object was written but page, copy and head.
@@ -514,12 +545,12 @@ def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: Fs
     third = machine("third")
     done = third.command("pull", "--json")
     assert done.returncode == 7, done.stderr
-    told = {item["path"]: item["reason"] for item in json.loads(done.stdout)["damaged"]}
-    assert sorted(told) == ["exp/1 ü+.json", "exp/2 ü+.json"]
-    assert f"s3://{BUCKET}/{plain}/exp/1%20%C3%BC%2B.json: another tool changed it" in told["exp/1 ü+.json"]
+    why = {item["path"]: item["reason"] for item in json.loads(done.stdout)["damaged"]}
+    assert sorted(why) == ["exp/1 ü+.json", "exp/2 ü+.json"]
+    assert f"s3://{BUCKET}/{plain}/exp/1%20%C3%BC%2B.json: another tool changed it" in why["exp/1 ü+.json"]
     assert {*files} - {*contents(third)} == {"exp/1 ü+.json", "exp/2 ü+.json"}
     found = third.project().verify()
-    assert (found.hurt_paths, found.exit_code) == ({p.encode() for p in told}, 7)
+    assert (found.hurt_paths, found.exit_code) == ({p.encode() for p in why}, 7)
     assert found.requests.get("GET", 0) < 20
 
     adopted = gpu.project().adopt(f"s3://{BUCKET}/{plain}")
