@@ -263,6 +263,7 @@ class Moving(DirectoryStore):
         self.at = at
         self.happens = happens
         self.reads: list[str] = []
+        self.lock = threading.Lock()
 
     def happens_at(self, number: int) -> None:
         if number == self.at:
@@ -278,8 +279,10 @@ class _MovingPlace:
         self._inner = inner
 
     def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:
-        self._world.reads.append(key)
-        self._world.happens_at(len(self._world.reads))
+        with self._world.lock:
+            self._world.reads.append(key)
+            number = len(self._world.reads)
+        self._world.happens_at(number)
         return self._inner.get_part(key, offset, length, etag=etag)
 
     def list(self, prefix: str) -> Iterator[Listed]:
@@ -312,10 +315,11 @@ def test_a_killed_adopt_goes_on_where_it_was(world: World) -> None:
 def test_what_was_under_way_at_a_failure_is_kept(world: World) -> None:
     for name in ("a", "b", "c"):
         world.put(name, name)
-    failed = threading.Event()
+    failed, together = threading.Event(), threading.Barrier(3, timeout=10)
 
     class Failing(Moving):
         def happens_at(self, number: int) -> None:
+            together.wait()
             if number == 2:
                 # The others go on until the failure has been seen.
                 threading.Timer(0.5, failed.set).start()
