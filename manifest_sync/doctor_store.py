@@ -9,7 +9,6 @@ from manifest_sync import manifest as fmt
 from manifest_sync.config import Location
 from manifest_sync.doctor_local import Seen
 from manifest_sync.errors import (
-    AccessDenied,
     Damaged,
     FormatError,
     ManifestSyncError,
@@ -20,6 +19,7 @@ from manifest_sync.findings import Finding, failure, from_error, ok, skipped, wa
 from manifest_sync.lineage import load_lineage
 from manifest_sync.probe import condition_fault
 from manifest_sync.repository import Head, Repository
+from manifest_sync.rights import try_rights
 from manifest_sync.stores.base import NotFound, Store
 from manifest_sync.stores.inspect import greet, identify, refuses_damage
 
@@ -66,42 +66,25 @@ class StoreChecks:
         with suppress(NotFound, FormatError):
             self.store.get(fmt.HEAD_KEY, max_bytes=fmt.MAX_HEAD)
         self.can_read = True
-        may_not = []
-        for verb, attempt in (("list", self._list), ("write", self._write), ("delete", self._delete)):
-            try:
-                attempt()
-            except AccessDenied:
-                may_not.append(verb)
-                if verb == "write":
-                    break
-        self.can_list, self.can_write = "list" not in may_not, "write" not in may_not
-        if not self.can_write:
+        rights = try_rights(self.store, self._key("access"))
+        self.can_list, self.can_write = rights.list, rights.write
+        if not rights.refused:
+            return [ok("credentials", f"{who}: {rights.describe()}")]
+        if not rights.write:
             return [
                 warning(
                     "credentials",
-                    f"read-only ({who}): pull works and push does not",
+                    f"read-only ({who}): {rights.describe()}",
                     "to push from here, use a key that may write to this bucket",
                 )
             ]
-        if may_not:
-            return [
-                warning(
-                    "credentials",
-                    f"{who}: it may not {' or '.join(may_not)}; push and pull work",
-                    "verify, gc and the recovery of a lost head need a key that may list and delete",
-                )
-            ]
-        return [ok("credentials", f"{who}: reading, writing, listing and deleting are allowed")]
-
-    def _list(self) -> None:
-        for _ in self.store.list(self._key("")):
-            return
-
-    def _write(self) -> None:
-        self.store.put(self._key("access"), b"manifest-sync doctor")
-
-    def _delete(self) -> None:
-        self.store.delete(self._key("access"))
+        return [
+            warning(
+                "credentials",
+                f"{who}: {rights.describe()}",
+                "use a key that may list and delete too where that is needed, and to recover a lost head",
+            )
+        ]
 
     def check_clock(self) -> list[Finding]:
         """This machine's clock against the store's."""

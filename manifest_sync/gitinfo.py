@@ -1,4 +1,4 @@
-"""Which files git tracks below the root: the only question put to git."""
+"""What git tracks and ignores: the only questions put to git."""
 
 from __future__ import annotations
 
@@ -19,16 +19,8 @@ def tracked_files(root: str) -> tuple[frozenset[bytes], str]:
         return frozenset(), ""
     if not _is_in_repository(root):
         return frozenset(), ""
-    environment = {k: v for k, v in os.environ.items() if k not in _REPOSITORY_VARIABLES}
-    environment["LC_ALL"] = "C"
     try:
-        answer = subprocess.run(
-            ["git", "ls-files", "-z", "--cached"],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
+        answer = _git(root, "ls-files", "-z", "--cached")
     except OSError as error:
         reason = error.strerror or str(error)
         return frozenset(), f"git could not be run ({reason}): files that git tracks are not told apart"
@@ -37,6 +29,28 @@ def tracked_files(root: str) -> tuple[frozenset[bytes], str]:
         reason = lines[0] if lines else f"exit code {answer.returncode}"
         return frozenset(), f"git ls-files failed ({reason}): files that git tracks are not told apart"
     return frozenset(path for path in answer.stdout.split(b"\x00") if path), ""
+
+
+def is_tracked(folder: str, name: str) -> bool:
+    """Whether git tracks the file ``name`` in ``folder``; where git cannot be asked it is said not to."""
+    try:
+        return _is_in_repository(folder) and bool(_git(folder, "ls-files", "-z", "--", name).stdout)
+    except OSError:
+        return False
+
+
+def is_ignored(folder: str, name: str) -> bool:
+    """Whether git is told to ignore ``name`` in ``folder``; where git cannot be asked it is said not to."""
+    try:
+        return _is_in_repository(folder) and _git(folder, "check-ignore", "-q", "--", name).returncode == 0
+    except OSError:
+        return False
+
+
+def _git(folder: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {k: v for k, v in os.environ.items() if k not in _REPOSITORY_VARIABLES}
+    environment["LC_ALL"] = "C"
+    return subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, check=False)
 
 
 def _is_in_repository(root: str) -> bool:

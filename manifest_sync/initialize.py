@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from manifest_sync import __version__
 from manifest_sync import manifest as fmt
-from manifest_sync.errors import Damaged, ManifestSyncError, NoRepository
+from manifest_sync.config import Location
+from manifest_sync.errors import AccessDenied, Damaged, ManifestSyncError, NoRepository
 from manifest_sync.probe import keeps_conditions
 from manifest_sync.project_folder import ProjectFolder
 from manifest_sync.repository import Repository
+from manifest_sync.rights import Rights, try_rights
+from manifest_sync.stores.base import Store
+from manifest_sync.stores.inspect import identify
 from manifest_sync.times import rfc3339
 
 
@@ -28,6 +35,33 @@ class InitReport:
     """False when there was a repository already and this folder joined it."""
     sequence: int
     rules: tuple[str, ...]
+    rights: Rights | None = None
+    """What the key may do there; None for a folder, which has no key."""
+    saved: tuple[str, ...] = ()
+    """Files in which keys were kept: ``.env``, and ``.gitignore`` if it was told of that."""
+
+
+def finds_key(location: Location) -> bool:
+    """Whether a key is found for a place, or none is needed; no request is made there."""
+    if location.scheme != "s3":
+        return True
+    try:
+        identify(location)
+    except AccessDenied:
+        return False
+    return True
+
+
+@contextmanager
+def removed_on_failure(path: str) -> Iterator[None]:
+    """Remove the folder ``path`` again if it was not there before and what is done fails."""
+    was_there = os.path.lexists(path)
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
@@ -43,10 +77,13 @@ def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
     store = folder.store()
     repository = Repository(store, NoCache())
     created = False
+    rights = None
     try:
         head = repository.load_head()
+        rights = _rights(location, store)
     except NoRepository:
         begun = _begun(repository)
+        rights = _rights(location, store)
         if not single_writer and not keeps_conditions(store, secrets.token_hex(8)):
             raise ManifestSyncError(
                 f"{store.location} ignores conditional writes: two machines pushing at once would lose files",
@@ -69,8 +106,19 @@ def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
     os.makedirs(folder.root, exist_ok=True)
     folder.state_dir()
     return InitReport(
-        folder.config.project_dir, store.location, created, head.manifest.sequence, folder.config.rules
+        folder.config.project_dir,
+        store.location,
+        created,
+        head.manifest.sequence,
+        folder.config.rules,
+        rights,
     )
+
+
+def _rights(location: Location, store: Store) -> Rights | None:
+    if location.scheme != "s3":
+        return None
+    return try_rights(store, f"probe/{secrets.token_hex(8)}-access")
 
 
 def _begun(repository: Repository) -> fmt.Manifest | None:

@@ -6,18 +6,24 @@ import contextlib
 import os
 
 
-def write_whole(path: str, text: str) -> None:
+def write_whole(path: str, content: str | bytes, *, private: bool = False) -> None:
     """Write a file that is never seen half: under a name beside it first, synced, then renamed.
 
     What a kill leaves under that other name (``PATH.new``) is written over by the next run.
+
+    Args:
+        private: nobody but its owner may read it, at any moment.
 
     Raises:
         OSError: with the path; nothing was changed.
     """
     temporary = f"{path}.new"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -5,83 +5,36 @@ Operations are imported where they are called: a push with nothing to do must no
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from manifest_sync.config import CONFIG_NAME, load_config, render_config
 from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import ManifestSyncError, UsageError
 from manifest_sync.model import Path
 from manifest_sync.observe import load_head
-from manifest_sync.project_export import ProjectExport
-from manifest_sync.report import Progress, RunReport, StatusReport, SyncReport
+from manifest_sync.project_start import ProjectStart
+from manifest_sync.report import RunReport, StatusReport, SyncReport
 from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.selection import Selection, write_selection
 from manifest_sync.workspace import Workspace
 
 if TYPE_CHECKING:
     from manifest_sync.adopt_report import AdoptReport
-    from manifest_sync.initialize import InitReport
     from manifest_sync.manifest import Manifest
     from manifest_sync.model import Path
     from manifest_sync.tracking import TrackReport
     from manifest_sync.trash import EmptyReport, RunTrash
     from manifest_sync.watch import Teller, WatchOptions, WatchReport
 
-DEFAULT_ROOT = "experiments"
 
-
-class Project(ProjectExport):
+class Project(ProjectStart):
     """One project and its commands.
 
     Made by `Project.find` or `Project.init`; every command opens and locks the local state for itself.
     """
-
-    @classmethod
-    def init(
-        cls,
-        directory: str,
-        bucket: str,
-        *,
-        root: str | None = None,
-        endpoint_url: str | None = None,
-        single_writer: bool = False,
-        env: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-    ) -> InitReport:
-        """Make ``directory`` a project and its bucket a repository, or join the repository that is there.
-
-        Raises:
-            UsageError: the folder belongs to another bucket already.
-            ManifestSyncError: the store ignores conditions and ``single_writer`` was not asked for.
-        """
-        from manifest_sync.initialize import create_or_join
-        from manifest_sync.ownfiles import write_whole
-
-        directory = os.path.abspath(directory)
-        path = os.path.join(directory, CONFIG_NAME)
-        had_config = os.path.exists(path)
-        if not had_config:
-            text = render_config(bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "")
-            os.makedirs(directory, exist_ok=True)
-            write_whole(path, text)
-        try:
-            project = cls(load_config(directory), env=os.environ if env is None else env, progress=progress)
-            if had_config and project.config.bucket != bucket:
-                raise UsageError(
-                    f"{path} already names the bucket {project.config.bucket}, not {bucket}",
-                    "edit that file, or run init in another folder",
-                )
-            with project:
-                return create_or_join(project, single_writer=single_writer)
-        except BaseException:
-            if not had_config:
-                os.unlink(path)
-            raise
 
     def push(self, mode: str | None = None, **options: object) -> RunReport:
         """Send this side's changes; see `decide.run_options` for the options.

@@ -170,7 +170,6 @@ def test_wrong_usage_is_2_and_names_the_help(run: Run) -> None:
         ("push", "--resolve", "mine"),
         ("push", "--files-from", "/no/such/file"),
         ("push", "-j", "0"),
-        ("init",),
     ],
     ids=" ".join,
 )

@@ -29,6 +29,10 @@ SELDOM_MET = {
     ("push --repair", "dropped[]"),
     ("doctor --restore-head", "doubtful[]"),
     ("doctor --restore-head", "losses[]"),
+    ("init", "rights"),
+    ("sync", "error"),
+    ("sync", "message"),
+    ("sync", "hint"),
     ("log", "snapshots[].problem"),
     ("log", "snapshots[].hint"),
 }

@@ -13,7 +13,9 @@ import pytest
 from manifest_sync.errors import AccessDenied
 from manifest_sync.project import Project
 from manifest_sync.report import RunReport
+from manifest_sync.rights import Rights
 from manifest_sync.stores import open_store
+from tests.json_doc import Schema
 from tests.machines import Machine
 from tests.servers import S3Server
 
@@ -62,6 +64,10 @@ class Pair:
 
 def read_only(bucket: str) -> dict[str, object]:
     return statement(bucket, ["s3:GetObject"])
+
+
+def read_and_write(bucket: str) -> dict[str, object]:
+    return statement(bucket, ["s3:GetObject", "s3:PutObject"])
 
 
 def numbers(report: RunReport) -> tuple[int, int, int]:
@@ -121,6 +127,7 @@ def test_the_pull_half_of_a_sync_is_done_and_told(tmp_path: Path, seaweed_http: 
     guest.write("a/new.json", "new")
     told = guest.command("sync", "--json")
     found = json.loads(told.stdout)
+    Schema.read().check("sync", found)
     assert (told.returncode, found["exit"], found["error"]) == (12, 12, "access_denied")
     assert (found["pull"]["new"], found["push"]) == (2, None)
     assert guest.read("a/one.json") == "one"
@@ -133,7 +140,7 @@ def test_the_pull_half_of_a_sync_is_done_and_told(tmp_path: Path, seaweed_http: 
 
 
 def test_a_key_that_may_not_list(tmp_path: Path, seaweed_http: S3Server) -> None:
-    pair = Pair(tmp_path, seaweed_http, lambda bucket: statement(bucket, ["s3:GetObject", "s3:PutObject"]))
+    pair = Pair(tmp_path, seaweed_http, read_and_write)
     guest = pair.guest
     guest.pull()
     guest.write("a/one.json", "changed")
@@ -164,9 +171,7 @@ def test_a_key_that_may_not_list(tmp_path: Path, seaweed_http: S3Server) -> None
 
 def test_a_key_that_may_not_delete(tmp_path: Path, seaweed_http: S3Server) -> None:
     """What a collection could not delete goes with the next one."""
-    pair = Pair(
-        tmp_path, seaweed_http, lambda bucket: statement(bucket, ["s3:GetObject", "s3:PutObject"]), listing
-    )
+    pair = Pair(tmp_path, seaweed_http, read_and_write, listing)
     guest = pair.guest
     guest.pull()
     guest.write("a/one.json", "changed")
@@ -181,6 +186,21 @@ def test_a_key_that_may_not_delete(tmp_path: Path, seaweed_http: S3Server) -> No
     assert guest.project().verify(read_data=True).exit_code == 0
     pair.owner.project().gc(keep_last=1, min_age=timedelta(0), apply=True)
     assert pair.owner.project().verify(read_data=True).exit_code == 0
+
+
+def test_init_says_what_a_key_may(tmp_path: Path, seaweed_http: S3Server) -> None:
+    pair = Pair(tmp_path, seaweed_http, read_and_write, listing)
+    guest = pair.guest
+    told = guest.command("init", "--json")
+    found = json.loads(told.stdout)
+    Schema.read().check("init", found)
+    assert found["rights"] == {"list": True, "write": True, "delete": False}
+    assert [item.key for item in pair.owner.project().store().list("probe/")], "it may not remove its probes"
+    told = guest.command("doctor")
+    assert "it may read and list and write; it may not delete: push and pull work, gc does not" in told.stdout
+    fresh = Project.init(str(tmp_path / "fresh"), f"{pair.url}/below", env=guest.env)
+    assert fresh.created
+    assert fresh.rights == Rights(list=True, write=True, delete=False)
 
 
 def test_a_key_for_another_prefix(tmp_path: Path, seaweed_http: S3Server) -> None:

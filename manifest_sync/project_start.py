@@ -1,0 +1,111 @@
+"""The beginning of a project: `manifest_sync.project` adds the commands of every day."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from manifest_sync.config import CONFIG_NAME, Config, Location, load_config, parse_config, render_config
+from manifest_sync.errors import UsageError
+from manifest_sync.model import STATE_FOLDER
+from manifest_sync.project_export import ProjectExport
+from manifest_sync.report import Progress
+
+if TYPE_CHECKING:
+    from manifest_sync.initialize import InitReport
+
+DEFAULT_ROOT = "experiments"
+
+
+class ProjectStart(ProjectExport):
+    """A project's folder with the commands that make it one."""
+
+    @classmethod
+    def init(
+        cls,
+        directory: str,
+        bucket: str | None,
+        *,
+        root: str | None = None,
+        endpoint_url: str | None = None,
+        single_writer: bool = False,
+        keys: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> InitReport:
+        """Make ``directory`` a project and its bucket a repository, or join the repository that is there.
+
+        The configuration is written last, once the place has been tried; what fails leaves nothing here.
+
+        Args:
+            bucket: None for the one that the configuration in ``directory`` names.
+            keys: variables for the ``.env`` there, written once they have proved good.
+
+        Raises:
+            UsageError: the folder belongs to another bucket already.
+            AccessDenied: there are no credentials, or they do not allow what is needed.
+            ManifestSyncError: the store ignores conditions and ``single_writer`` was not asked for.
+        """
+        from manifest_sync.envfile import check_keepable, save_variables
+        from manifest_sync.initialize import create_or_join, removed_on_failure
+        from manifest_sync.ownfiles import write_whole
+
+        config, text = _first_config(os.path.abspath(directory), bucket, root, endpoint_url)
+        if keys:
+            check_keepable(config.project_dir)
+        project = cls(config, env={**(keys or {}), **(os.environ if env is None else env)}, progress=progress)
+        with removed_on_failure(os.path.join(config.project_dir, STATE_FOLDER)), project:
+            report = create_or_join(project, single_writer=single_writer)
+            saved = save_variables(config.project_dir, keys) if keys else []
+            if text:
+                write_whole(os.path.join(config.project_dir, CONFIG_NAME), text)
+        return replace(report, saved=tuple(saved))
+
+    @classmethod
+    def locate(
+        cls,
+        directory: str,
+        bucket: str | None,
+        *,
+        root: str | None = None,
+        endpoint_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Location:
+        """Where `init` would go with these arguments, with the credentials that are named there.
+
+        Raises:
+            UsageError: the bucket is named in a form that is not known, or the folder belongs to another.
+        """
+        config, _ = _first_config(os.path.abspath(directory), bucket, root, endpoint_url)
+        return cls(config, env=os.environ if env is None else env).location()
+
+    @staticmethod
+    def finds_key(location: Location) -> bool:
+        """Whether a key is found for a place, the AWS chain included, or none is needed there."""
+        from manifest_sync.initialize import finds_key
+
+        return finds_key(location)
+
+
+def _first_config(
+    directory: str, bucket: str | None, root: str | None, endpoint_url: str | None
+) -> tuple[Config, str]:
+    """The configuration of ``directory``; the text to write where there is none, else ''."""
+    path = os.path.join(directory, CONFIG_NAME)
+    if not os.path.exists(path):
+        if bucket is None:
+            raise UsageError(
+                f"there is no {CONFIG_NAME} in {directory}, and no bucket was named",
+                "for example: `manifest-sync init s3://bucket/prefix`",
+            )
+        text = render_config(bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "")
+        return parse_config(text, path), text
+    config = load_config(directory)
+    if bucket not in (None, config.bucket):
+        raise UsageError(
+            f"{path} already names the bucket {config.bucket}, not {bucket}",
+            "edit that file, or run init in another folder",
+        )
+    return config, ""
