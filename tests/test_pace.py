@@ -109,6 +109,11 @@ def check_counts(store: Store, pace: Counted) -> None:
     assert pace.bytes == 2 * len(body) + 2_000_000
     store.put_if("b", body[:100_000], etag=None)
     assert pace.bytes == 2 * len(body) + 2_100_000
+    scheme, _, rest = store.location.partition("://")
+    bucket, _, folder = rest.partition("/")
+    [listed] = store.list("b")
+    store.beside(f"{scheme}://{bucket}").get_part(f"{folder}/b", 5, 70_000, etag=listed.etag)
+    assert pace.bytes == 2 * len(body) + 2_170_000
 
 
 def test_a_bucket_counts_each_byte_once(seaweed_http: S3Server, tmp_path: FsPath) -> None:

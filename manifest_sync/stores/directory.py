@@ -155,7 +155,7 @@ class DirectoryStore:
         """See `Store`."""
         if place != "file://":
             raise not_beside(self.location, place)
-        return PlainFiles(self._count)
+        return PlainFiles(self._count, self._pace)
 
     def close(self) -> None:
         """See `Store`."""
@@ -264,10 +264,11 @@ class PlainFiles:
 
     Args:
         count: counts the requests.
+        pace: the rate that is kept, with whoever else has it.
     """
 
-    def __init__(self, count: RequestCounter) -> None:
-        self._files = DirectoryStore("/")
+    def __init__(self, count: RequestCounter, pace: Pace) -> None:
+        self._files = DirectoryStore("/", pace)
         self._files._count = count
 
     def get_part(self, key: str, offset: int, length: int, *, etag: str) -> Part:  # noqa: ARG002
