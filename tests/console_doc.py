@@ -1,8 +1,9 @@
 """Documents whose console blocks are run: the commands must work, and the output shown must be real.
 
 A line ``NAME$ COMMAND`` is run by a shell in the folder of the machine NAME; the lines below it are what it
-printed. `python -m tests.console_doc` writes the output anew. What differs from run to run (ids, times,
-durations, sizes of what was compressed) is made equal before the comparison, and so is the order of lines.
+printed. `python -m tests.console_doc` writes the output of all of them anew, or of those that are named (see
+`tests.guides`). What differs from run to run (ids, times, durations, sizes of what was compressed) is made
+equal before the comparison, and so is the order of lines.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _VARYING = (
     (re.compile(r"\b\d+ requests?\b"), "<requests>"),
     (re.compile(r" +"), " "),
 )
+_FOREIGN = ("AWS_", "R2_", "RCLONE_", "MANIFEST_SYNC_", "XDG_", "GIT_")
 
 
 def normal(text: str) -> list[str]:
@@ -43,16 +45,23 @@ def run(world: Path, machine: str, command: str) -> str:
     folder = world / machine
     folder.mkdir(exist_ok=True)
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env={**os.environ, "PATH": path, "HOME": str(world), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+        env={**inherited, "PATH": path, "HOME": str(world), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     return done.stdout.replace(str(world), WORLD).replace(os.uname().nodename, HOST)
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a document's sessions, without the names of the machines."""
+    shown = [command for block in BLOCK.findall(text) for command, _ in _commands(block)]
+    return [PROMPT.match(line).group(2) for line in shown]  # type: ignore[union-attr]
 
 
 def replay(text: str, world: Path) -> list[tuple[str, str, str]]:
@@ -76,6 +85,18 @@ def _commands(block: str) -> list[tuple[str, str]]:
     return found
 
 
+def check(document: Path, world: Path) -> int:
+    """Run a document in a world that is made already; how many commands it has.
+
+    Raises:
+        AssertionError: a command printed something else than what the document shows.
+    """
+    steps = replay(document.read_text("utf-8"), world)
+    for command, shown, real in steps:
+        assert normal(shown) == normal(real), f"{command}\nprinted:\n{real}\nthe document shows:\n{shown}"
+    return len(steps)
+
+
 def rewrite(document: Path, make_world: Callable[[Path], None]) -> None:
     """Run a document's commands and put what they print below them."""
     text = document.read_text("utf-8")
@@ -95,7 +116,7 @@ def rewrite(document: Path, make_world: Callable[[Path], None]) -> None:
 
 
 if __name__ == "__main__":
-    from tests.test_recovery_doc import DOCUMENT, make_world
+    from tests.guides import rewrite_guides
 
-    rewrite(DOCUMENT, make_world)
-    sys.stdout.write(f"{DOCUMENT} was written anew\n")
+    for written in rewrite_guides(sys.argv[1:]):
+        sys.stdout.write(f"{written} was written anew\n")

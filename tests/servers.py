@@ -65,6 +65,18 @@ class S3Server:
             secret_key=secret_key,
         )
 
+    def make_bucket(self, name: str) -> None:
+        """One more bucket."""
+        client = _client(self)
+        client.create_bucket(Bucket=name)
+        client.close()
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """A plain object, as any other tool would put it there."""
+        client = _client(self)
+        client.put_object(Bucket=bucket, Key=key, Body=content)
+        client.close()
+
     def restricted_bucket(self, name: str, *statements: dict[str, object]) -> None:
         """Make a bucket in which the guest's key may do what the statements of a policy say."""
         told = [{**statement, "Principal": {"AWS": [GUEST]}} for statement in statements]
@@ -213,9 +225,7 @@ def moto(folder: Path) -> Iterator[S3Server]:
 
 
 def _make_bucket(server: S3Server) -> None:
-    client = _client(server)
-    client.create_bucket(Bucket=BUCKET)
-    client.close()
+    server.make_bucket(BUCKET)
 
 
 def _client(server: S3Server) -> S3Client:
