@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from manifest_sync.index_adopted import AdoptedTable
 from manifest_sync.index_connection import batches
 from manifest_sync.index_pages import DELETE_EMPTY, PageTables
-from manifest_sync.model import MAX_PATH, Hash, Path, Stat, State
+from manifest_sync.model import MAX_COMPONENT, MAX_PATH, Hash, Path, Stat, State
 
 Ranges = Iterable[tuple[bytes, bytes]]
 """Half-open ranges of path bytes, ``low <= path < high``, sorted and disjoint."""
@@ -158,6 +158,17 @@ class Index(PageTables, AdoptedTable):
                     low = columns[0][: length + slash] + b"0"
                     jumped = True
                     break
+
+    def iter_names(self, folder: Path, prefix: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The names directly in a folder that begin with ``prefix``, here or in the bucket, and whether
+        each is a folder."""
+        base = folder + b"/" if folder else b""
+        low, high = base + prefix, base + prefix + b"\xff" * (MAX_COMPONENT + 1)
+        sql = "SELECT path FROM paths WHERE path >= ? AND path < ? ORDER BY path LIMIT 1"
+        while (path := self._value(sql, (low, high))) is not None:
+            name, slash, _ = path[len(base) :].partition(b"/")
+            yield name, bool(slash)
+            low = base + name + (b"0" if slash else b"\0")
 
     def row(self, path: Path) -> Row | None:
         """The row of a path."""

@@ -43,6 +43,7 @@ from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
 DEFAULT_JOBS = 8
+INDEX_NAME = "index.sqlite"
 _TRACKED = ("push", "pull", "rebuild-index")
 """Commands that look at what this machine tracks, and not at what they are told."""
 
@@ -266,7 +267,7 @@ class ProjectFolder:
 
     def index_path(self) -> str:
         """Where the index lies."""
-        return os.path.join(self.state_dir(), "index.sqlite")
+        return os.path.join(self.state_dir(), INDEX_NAME)
 
     def index_mark(self) -> IndexMark:
         """What tells the index used here last from any other; for whoever holds the lock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from manifest_sync import observe
@@ -12,14 +13,18 @@ from manifest_sync.compare import Comparison, between, with_tree
 from manifest_sync.config import CONFIG_NAME
 from manifest_sync.history import History, LogRecord, PagesSeen
 from manifest_sync.index import Index
-from manifest_sync.model import Entry
-from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.manifest import parse_manifest
+from manifest_sync.model import STATE_FOLDER, Entry, Path
+from manifest_sync.project_folder import INDEX_NAME, ProjectFolder
 from manifest_sync.repository import Repository
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 
 if TYPE_CHECKING:
     from manifest_sync.owners import Explained, OwnersReport
+
+_NEWEST = 20
+"""Sequence numbers that are offered."""
 
 
 class ProjectHistory(ProjectFolder):
@@ -57,6 +62,31 @@ class ProjectHistory(ProjectFolder):
         """The content of one file of a snapshot (default: the head), verified, piece by piece."""
         with self.history() as history:
             yield from history.read(history.at(at), self.path(path))
+
+    def known_paths(self, prefix: str, most: int) -> Iterator[str]:
+        """Paths below the root that begin with ``prefix``, one level deep; a folder ends in ``/``.
+
+        At most so many. The index says so, as it was left; no request is made and nothing is looked at.
+        """
+        folder, _, name = os.fsencode(prefix).rpartition(b"/")
+        with self._index_as_left() as index:
+            for found, is_folder in islice(index.iter_names(Path(folder), name), most):
+                path = folder + b"/" + found if folder else found
+                yield os.fsdecode(path) + ("/" if is_folder else "")
+
+    def known_snapshots(self) -> list[tuple[str, str]]:
+        """What the snapshots of the head seen last can be called: pins by name, then the newest by number."""
+        with self._index_as_left() as index:
+            body = index.get_meta("head")
+        if body is None:
+            return []
+        manifest = parse_manifest(body.encode())
+        pins = [(pin.name, f"pin of {pin.sequence}") for pin in manifest.pins if pin.name]
+        newest = range(manifest.sequence, max(manifest.oldest, manifest.sequence - _NEWEST) - 1, -1)
+        return [*pins, *((str(sequence), "") for sequence in newest)]
+
+    def _index_as_left(self) -> Index:
+        return Index.open(os.path.join(self.config.project_dir, STATE_FOLDER, INDEX_NAME), read_only=True)
 
     def explain(self, paths: Sequence[str], groups: Sequence[str] = ()) -> list[Explained]:
         """Who owns each path and by which rule; a name with ``/`` at its end is a folder.

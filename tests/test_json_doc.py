@@ -115,6 +115,7 @@ def daily_life(commands: Commands) -> None:
     run("laptop", "trash empty", "trash", "empty")
     run("laptop", "rebuild-index", "rebuild-index")
     run("laptop", "export", "export", "../site")
+    run("laptop", "completion", "completion", "zsh")
     run("laptop", "track", "track", "exp1", "exp3")
     run("laptop", "untrack", "untrack", "exp3")
     run("laptop", "track", "track", "--all")

@@ -7,6 +7,8 @@ from typing import IO
 import click
 
 from manifest_sync.cli.options import (
+    FOLDER,
+    SNAPSHOT,
     Names,
     Pattern,
     common_options,
@@ -20,11 +22,17 @@ from manifest_sync.cli.sync_commands import read_paths
 
 
 @click.command()
-@click.argument("destination", metavar="DEST")
+@click.argument("destination", type=FOLDER, metavar="DEST")
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
 @option("--files-from", type=click.File("rb"), help="Paths, one a line; - reads stdin.")
 @option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat.")
-@option("--at", metavar="SNAPSHOT", default="", help="A sequence number, id, or time (default: the head).")
+@option(
+    "--at",
+    type=SNAPSHOT,
+    metavar="SNAPSHOT",
+    default="",
+    help="A sequence number, id, or time (default: the head).",
+)
 @option("--prune", is_flag=True, help="Delete at DEST what is not among the files exported.")
 @option("--max-delete", metavar="N|N%", help="How many deletions are meant (default: half).")
 @option("--dest-endpoint", metavar="URL", default="", help="Of DEST, where it is not the project's.")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.local_time import show_time
-from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
+from manifest_sync.cli.options import (
+    SNAPSHOT,
+    Settings,
+    common_options,
+    open_project,
+    option,
+    settings_of,
+)
 from manifest_sync.cli.output import MOST_PATHS, human_size, print_json, print_lines
 from manifest_sync.times import parse_age
 
@@ -107,7 +114,7 @@ def _count(number: int, word: str) -> str:
 
 
 @click.command()
-@click.argument("snapshot")
+@click.argument("snapshot", type=SNAPSHOT)
 @option("--name", metavar="TEXT", default="", help="What to call it; --at takes the name too.")
 @common_options
 @click.pass_context
@@ -125,7 +132,7 @@ def pin(ctx: click.Context, snapshot: str, name: str) -> int:
 
 
 @click.command()
-@click.argument("snapshot")
+@click.argument("snapshot", type=SNAPSHOT)
 @common_options
 @click.pass_context
 def unpin(ctx: click.Context, snapshot: str) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.options import (
+    SNAPSHOT,
+    TREE_PATH,
     Names,
     Pattern,
     common_options,
@@ -33,7 +35,7 @@ _SHOWN = 20
 
 
 @click.command()
-@click.argument("path", default="")
+@click.argument("path", type=TREE_PATH, default="")
 @option("-n", "--count", type=click.IntRange(min=1), metavar="N", help=f"How many (default: {_SHOWN}).")
 @option("--all", "everything", is_flag=True, help="All that are kept.")
 @common_options
@@ -78,8 +80,8 @@ def log(ctx: click.Context, path: str, count: int | None, everything: bool) -> i
 
 
 @click.command()
-@click.argument("path", default="")
-@option("--at", metavar="SNAPSHOT", default="", help=AT_HELP)
+@click.argument("path", type=TREE_PATH, default="")
+@option("--at", type=SNAPSHOT, metavar="SNAPSHOT", default="", help=AT_HELP)
 @option("-l", "--long", "with_details", is_flag=True, help="Size, time and hash before each path.")
 @common_options
 @click.pass_context
@@ -102,8 +104,8 @@ def ls(ctx: click.Context, path: str, at: str, with_details: bool) -> int:
 
 
 @click.command()
-@click.argument("path")
-@option("--at", metavar="SNAPSHOT", default="", help=AT_HELP)
+@click.argument("path", type=TREE_PATH)
+@option("--at", type=SNAPSHOT, metavar="SNAPSHOT", default="", help=AT_HELP)
 @common_options
 @click.pass_context
 def cat(ctx: click.Context, path: str, at: str) -> int:
@@ -125,8 +127,8 @@ def cat(ctx: click.Context, path: str, at: str) -> int:
 
 
 @click.command()
-@click.argument("a", default="")
-@click.argument("b", default="")
+@click.argument("a", type=SNAPSHOT, default="")
+@click.argument("b", type=SNAPSHOT, default="")
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
 @option("--exclude", multiple=True, type=Pattern(), metavar="PATTERN", help="Leave out what matches.")
 @option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")

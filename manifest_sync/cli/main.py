@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from manifest_sync.cli.adopt_commands import adopt
+from manifest_sync.cli.completion_commands import completion
 from manifest_sync.cli.doctor_commands import doctor
 from manifest_sync.cli.export_commands import export
 from manifest_sync.cli.gc_commands import gc, pin, unpin
@@ -182,6 +183,7 @@ _COMMANDS = (
     untrack,
     trash,
     adopt,
+    completion,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

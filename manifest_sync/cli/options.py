@@ -17,6 +17,8 @@ from click.core import ParameterSource
 from manifest_sync.errors import UsageError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from manifest_sync.project import Project
 
 ENV_PREFIX = "MANIFEST_SYNC_"
@@ -54,6 +56,41 @@ class Names(click.types.StringParamType):
 
     name = "name"
     envvar_list_splitter = ","
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        param: click.Parameter,
+        incomplete: str,
+    ) -> list[CompletionItem[str]]:
+        """Groups of the configuration, or paths."""
+        from manifest_sync.cli import complete  # noqa: PLC0415
+
+        return (complete.groups if param.name == "groups" else complete.path_lists)(incomplete)
+
+
+class Completed(click.types.StringParamType):
+    """Text that a shell completes with what a function of `complete` finds."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem[str]]:
+        """What is found."""
+        from manifest_sync.cli import complete  # noqa: PLC0415
+
+        items: list[CompletionItem[str]] = getattr(complete, self._function)(incomplete)
+        return items
+
+
+TREE_PATH = Completed("paths")
+SNAPSHOT = Completed("snapshots")
+FOLDER = Completed("folders")
 
 
 class Pattern(click.types.StringParamType):

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifest_sync.cli.options import Names, common_options, open_project, option, settings_of, split_names
+from manifest_sync.cli.options import (
+    TREE_PATH,
+    Names,
+    common_options,
+    open_project,
+    option,
+    settings_of,
+    split_names,
+)
 from manifest_sync.cli.output import (
     damage_lines,
     number,
@@ -27,7 +35,7 @@ _OWNERS = {"git": "git's", "bucket": "the bucket's", "neither": "nobody's"}
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=TREE_PATH, metavar="[PATH]...")
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
 @option("--with", "groups", multiple=True, type=Names(), help="A group that counts as asked for.")
 @option("--offline", is_flag=True, help="Take the bucket as it was last seen; send no request.")

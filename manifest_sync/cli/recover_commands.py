@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import click
 
-from manifest_sync.cli.options import common_options, open_project, option, settings_of
+from manifest_sync.cli.options import (
+    FOLDER,
+    SNAPSHOT,
+    TREE_PATH,
+    common_options,
+    open_project,
+    option,
+    settings_of,
+)
 from manifest_sync.cli.output import print_json, print_run
 from manifest_sync.cli.status_output import print_empty, print_trash, trash_json
 from manifest_sync.model import json_path
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@option("--at", metavar="SNAPSHOT", default="", help="A sequence number, id, or time (default: the head).")
-@option("--to", metavar="DIR", default="", help="Write the files below DIR instead of into the tree.")
+@click.argument("paths", nargs=-1, type=TREE_PATH, required=True, metavar="PATH...")
+@option(
+    "--at",
+    type=SNAPSHOT,
+    metavar="SNAPSHOT",
+    default="",
+    help="A sequence number, id, or time (default: the head).",
+)
+@option(
+    "--to",
+    type=FOLDER,
+    metavar="DIR",
+    default="",
+    help="Write the files below DIR instead of into the tree.",
+)
 @option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @common_options
 @click.pass_context
@@ -31,7 +51,7 @@ def restore(ctx: click.Context, paths: tuple[str, ...], at: str, to: str, dry_ru
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, type=TREE_PATH, required=True, metavar="PATH...")
 @option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @common_options
 @click.pass_context

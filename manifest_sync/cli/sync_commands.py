@@ -9,6 +9,8 @@ from typing import IO, Any, TypeVar
 import click
 
 from manifest_sync.cli.options import (
+    SNAPSHOT,
+    TREE_PATH,
     Names,
     Pattern,
     common_options,
@@ -51,7 +53,9 @@ _SHARED = (
 
 
 def _shared_options(command: _Command) -> _Command:
-    return with_options(_SHARED)(click.argument("paths", nargs=-1, metavar="[PATH]...")(command))
+    return with_options(_SHARED)(
+        click.argument("paths", nargs=-1, type=TREE_PATH, metavar="[PATH]...")(command)
+    )
 
 
 @click.command()
@@ -96,7 +100,13 @@ def push(
 @click.command()
 @_shared_options
 @option("--restore-deleted", is_flag=True, help="Bring back files that were deleted here.")
-@option("--at", metavar="SNAPSHOT", default="", help="Make the tree like an earlier state of the bucket.")
+@option(
+    "--at",
+    type=SNAPSHOT,
+    metavar="SNAPSHOT",
+    default="",
+    help="Make the tree like an earlier state of the bucket.",
+)
 @common_options
 @click.pass_context
 def pull(ctx: click.Context, /, restore_deleted: bool, at: str, **given: Any) -> int:

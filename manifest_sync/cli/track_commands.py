@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
+from manifest_sync.cli.options import (
+    TREE_PATH,
+    Settings,
+    common_options,
+    open_project,
+    option,
+    settings_of,
+)
 from manifest_sync.cli.output import number, plural, print_json, print_lines
 from manifest_sync.model import display
 
@@ -15,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=TREE_PATH, metavar="[PATH]...")
 @option("--all", "everything", is_flag=True, help="Look at everything again.")
 @common_options
 @click.pass_context
@@ -33,7 +40,7 @@ def track(ctx: click.Context, paths: tuple[str, ...], everything: bool) -> int:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, type=TREE_PATH, required=True, metavar="PATH...")
 @common_options
 @click.pass_context
 def untrack(ctx: click.Context, paths: tuple[str, ...]) -> int:
