@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from manifest_sync.config import Config
 from manifest_sync.errors import UsageError
 from manifest_sync.externals import place_of
 from manifest_sync.location import Environment, Location, parse_location
@@ -25,12 +24,14 @@ class Source:
     own: str | None = None
 
 
-def find_source(url: str, repository: Location, environment: Environment, config: Config) -> Source:
+def find_source(url: str, repository: Location, environment: Environment, base: str, region: str) -> Source:
     """Where the objects at ``url`` are.
 
     Args:
         repository: where the repository is.
         environment: variables and rclone.conf.
+        base: what a relative folder is relative to.
+        region: the configured region, or ''.
 
     Raises:
         UsageError: it is no such place, or one of another kind or at another endpoint than the repository.
@@ -39,10 +40,10 @@ def find_source(url: str, repository: Location, environment: Environment, config
     is_remote = "://" not in url
     location = parse_location(
         url,
-        base=config.project_dir,
+        base=base,
         environment=environment,
         endpoint_url="" if is_remote else repository.endpoint_url,
-        region=config.region,
+        region=region,
     )
     if location.scheme != repository.scheme or _host(location) != _host(repository):
         raise UsageError(

@@ -185,12 +185,14 @@ class Project(ProjectStart):
         groups: Sequence[str] = (),
         dry_run: bool = False,
         message: str = "",
+        base: str = "",
     ) -> AdoptReport:
         """Take over, where they lie, the objects that other tools have put below ``url``; see `adopt.adopt`.
 
         Args:
             url: what corresponds to the root: ``s3://bucket/prefix`` at the configured endpoint, a remote of
                 rclone.conf at the same endpoint, or a folder if the bucket is a folder too.
+            base: what a relative folder is relative to (default: the project's folder).
 
         Raises:
             UsageError: ``url`` cannot be read by everybody who reads the bucket.
@@ -198,7 +200,8 @@ class Project(ProjectStart):
         from manifest_sync.adopt import AdoptOptions, adopt
         from manifest_sync.adopt_source import find_source
 
-        source = find_source(url, self.location(), self.environment(), self.config)
+        folder = base or self.config.project_dir
+        source = find_source(url, self.location(), self.environment(), folder, self.config.region)
         scope = self.tracked_scope(Scope(self.scope(only).only, tuple(exclude)))
         options = AdoptOptions(scope, dry_run, message)
         with self.workspace(tuple(groups)) as ws:

@@ -18,8 +18,10 @@ import boto3.session
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from click.testing import CliRunner
 
 from manifest_sync.adopt_report import AdoptReport
+from manifest_sync.cli.main import main
 from manifest_sync.errors import FormatError, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.etags import MIB, PartsMd5, part_sizes
 from manifest_sync.externals import object_url, split_url
@@ -414,6 +416,41 @@ def test_the_repository_itself_is_not_adopted(world: World) -> None:
 def test_a_place_of_another_kind_is_refused(world: World, url: str) -> None:
     with pytest.raises(UsageError, match="not in the store"):
         world.gpu.project().adopt(url)
+
+
+def test_what_the_command_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("exp/a", "exp/b", "exp/x.py"):
+        world.put(name, name)
+    world.gpu.write("exp/a", "mine")
+    monkeypatch.chdir(world.gpu.root / "exp")
+
+    def run(*args: str) -> tuple[int, list[str]]:
+        result = CliRunner().invoke(main, ["adopt", "../../../plain", *args], catch_exceptions=False)
+        return result.exit_code, result.output.splitlines()
+
+    excluded = "1 left out by rules, groups or what is tracked here"
+    code, lines = run("-n")
+    assert (code, lines[:2], lines[3]) == (0, ["  exp/a", "  exp/b"], excluded)
+    assert lines[2] == (
+        "dry run, adopt: would be 2 new, 0 changed, 10 B; 0 of them here too, "
+        "2 to be read from there (10 B); nothing was done"
+    )
+    code, lines = run()
+    assert (code, lines[1]) == (0, excluded)
+    assert lines[0].startswith(
+        "adopt: 2 new, 0 changed, 10 B; 0 of them here too, 2 read from there (10 B); "
+    )
+    assert lines[2].startswith("1 differ from the file here: `manifest-sync status` lists them")
+    code, lines = run()
+    assert (code, lines[:2]) == (0, ["adopt: nothing new there; sequence 1", "2 in the bucket already"])
+    world.gpu.push(resolve="local")
+    world.put("exp/a", "mime")
+    code, lines = run("--json")
+    assert (code, json.loads(lines[0])["conflicts"]) == (6, ["exp/a"])
+    code, lines = run()
+    assert code == 6
+    assert "1 not adopted: the bucket has another file at the path, or a folder:" in lines
+    assert "  exp/a" in lines
 
 
 def test_nothing_there(world: World) -> None:

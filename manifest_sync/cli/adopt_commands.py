@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -68,6 +69,7 @@ def adopt(
             groups=split_names("--with", groups),
             dry_run=dry_run,
             message=message,
+            base=os.getcwd(),
         )
     if settings.json:
         print_json(report.to_json())
