@@ -94,7 +94,7 @@ class Project(ProjectStart):
             mode: ``copy``, or ``new`` to leave changed files alone; nothing is ever deleted.
 
         Raises:
-            UsageError: another mode, or less than a second to settle.
+            UsageError: another mode.
         """
         from manifest_sync.gitinfo import tracked_files
         from manifest_sync.ownership import Ownership
@@ -106,10 +106,6 @@ class Project(ProjectStart):
 
         if mode not in ("new", "copy"):
             raise UsageError(f"watch does not delete, so there is no --{mode}", "use --new or --copy")
-        if options.settle < 1:
-            raise UsageError(
-                "--settle must be at least a second", "some filesystems do not know the time better than that"
-            )
         given = {"only": only, "exclude": exclude, "groups": groups, "message": message}
         config = self.config
         whole, with_groups = run_options("push", mode, config, **given)  # type: ignore[arg-type]

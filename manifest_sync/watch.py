@@ -77,6 +77,13 @@ class WatchOptions:
     interval: float = 60.0
     settle: float = 5.0
 
+    def __post_init__(self) -> None:
+        """Refuse less than a second to settle (UsageError)."""
+        if self.settle < 1:
+            raise UsageError(
+                "--settle must be at least a second", "some filesystems do not know the time better than that"
+            )
+
 
 @dataclass(slots=True)
 class WatchReport:

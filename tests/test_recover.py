@@ -15,6 +15,7 @@ import pytest
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import compress, decompress
+from manifest_sync.cli.local_time import LocalZone, show_recorded
 from manifest_sync.errors import (
     Contended,
     Damaged,
@@ -298,7 +299,7 @@ def test_of_two_leaves_a_person_chooses(pair: tuple[Machine, Machine]) -> None:
     assert done.returncode == 6
     for leaf in (head, loser):
         assert leaf.snapshot[:12] in done.stdout
-        assert leaf.time in done.stdout
+        assert show_recorded(leaf.time, LocalZone()) in done.stdout
     assert "--restore-head SNAPSHOT" in done.stdout
     told = json.loads(gpu.command("doctor", "--restore-head", "--json").stdout)
     assert (told["head"], len(told["candidates"])) == (None, 2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import tzinfo
 from typing import TYPE_CHECKING
 
 import click
 
+from manifest_sync.cli.local_time import show_recorded
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import print_json, print_lines
+from manifest_sync.cli.terminal import columns_of, display_text, fold
 from manifest_sync.errors import UsageError
 from manifest_sync.findings import Finding, Level
 from manifest_sync.model import display
@@ -58,7 +62,7 @@ def doctor(ctx: click.Context, restore_head: str | None, accept_missing: bool) -
     if settings.json:
         print_json(report.to_json())
     elif not (settings.quiet and report.head is not None):
-        print_lines(_restore_lines(report))
+        print_lines(_restore_lines(report, project.zone))
     return report.exit_code
 
 
@@ -81,7 +85,10 @@ def print_findings(findings: Iterable[Finding], settings: Settings) -> int:
 
 def _lines(finding: Finding) -> list[str]:
     lines = [f"{finding.level.value:<8} {finding.name}: {finding.cause}"]
-    return [*lines, f"{'':<8} {finding.cure}"] if finding.cure else lines
+    if finding.cure:
+        lines.append(f"{'':<8} {finding.cure}")
+    columns = columns_of(sys.stdout)
+    return [piece for line in lines for piece in fold(line, columns, hang=9)]
 
 
 def _verdict(findings: list[Finding]) -> str:
@@ -94,12 +101,12 @@ def _verdict(findings: list[Finding]) -> str:
     return ", ".join(found) if found else "all is well"
 
 
-def _restore_lines(report: HeadRestore) -> Iterator[str]:
+def _restore_lines(report: HeadRestore, zone: tzinfo) -> Iterator[str]:
     state = {"lost": "missing"}.get(report.state, report.state)
     if report.head is not None:
         assert report.restored is not None
         yield f"manifest.json was {state}; it is restored from this snapshot:"
-        yield _line(report.restored)
+        yield _line(report.restored, zone)
         yield f"the new head is sequence {report.head.sequence}, snapshot {report.head.snapshot[:12]}"
         if report.losses:
             yield from _loss_lines(report)
@@ -111,24 +118,25 @@ def _restore_lines(report: HeadRestore) -> Iterator[str]:
     elif report.losses:
         assert report.restored is not None
         yield "not restored: not everything is there that this snapshot names:"
-        yield _line(report.restored)
+        yield _line(report.restored, zone)
         yield from _loss_lines(report)
         if report.alternatives:
             yield "older snapshots that are whole (`manifest-sync doctor --restore-head SNAPSHOT`):"
-            yield from map(_line, report.alternatives)
+            yield from (_line(manifest, zone) for manifest in report.alternatives)
         yield f"to restore it all the same: --restore-head {report.restored.snapshot[:12]} --accept-missing"
     else:
         yield f"manifest.json is {state}, and it is not certain which snapshot was the head last:"
-        yield from map(_line, report.candidates)
+        yield from (_line(manifest, zone) for manifest in report.candidates)
         for sequence, id_ in report.doubtful:
             yield f"  {sequence:>8}  {id_[:12]}  cannot be read, and may have been the last"
         yield "name the one to restore: `manifest-sync doctor --restore-head SNAPSHOT`"
 
 
-def _line(manifest: Manifest) -> str:
-    message = f"  {manifest.message}" if manifest.message else ""
+def _line(manifest: Manifest, zone: tzinfo) -> str:
+    when = show_recorded(manifest.time, zone)
+    message = f"  {display_text(manifest.message)}" if manifest.message else ""
     return (
-        f"  {manifest.sequence:>8}  {manifest.snapshot[:12]}  {manifest.time}  {manifest.host}  "
+        f"  {manifest.sequence:>8}  {manifest.snapshot[:12]}  {when}  {display_text(manifest.host)}  "
         f"{manifest.files:,} files{message}"
     )
 

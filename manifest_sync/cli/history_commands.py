@@ -99,7 +99,7 @@ def ls(ctx: click.Context, path: str, at: str, with_details: bool) -> int:
         first = next(entries, None)
         if first is None and path:
             raise history.not_there(snapshot, project.path(path))
-        print_entries(snapshot, first, entries, settings, with_details=with_details)
+        print_entries(snapshot, first, entries, settings, with_details=with_details, zone=project.zone)
     return 0
 
 

@@ -6,18 +6,19 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import tzinfo
+from datetime import UTC, tzinfo
 from itertools import chain
 from typing import Any
 
-from manifest_sync.cli.local_time import show_time
+from manifest_sync.cli.local_time import show_ns, show_time
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.output import human_size, write_bytes
 from manifest_sync.cli.stream import shown_path, write_batches
+from manifest_sync.cli.terminal import display_text
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.history import LogRecord
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import Entry, Path, display, json_path
+from manifest_sync.model import Entry, json_path
 from manifest_sync.times import parse_rfc3339, rfc3339_ns
 from manifest_sync.times import rfc3339 as show_utc
 
@@ -31,6 +32,7 @@ def print_entries(
     settings: Settings,
     *,
     with_details: bool,
+    zone: tzinfo = UTC,
 ) -> None:
     """The listing of ``ls``, streamed: a million entries are never held at once."""
     entries = rest if first is None else chain([first], rest)
@@ -50,13 +52,13 @@ def print_entries(
             raise
         write_bytes(b"]}\n")
         return
-    write_batches(_details(entry, with_details) + shown_path(entry.path) + b"\n" for entry in entries)
+    write_batches(
+        (_details(entry, zone) if with_details else b"") + shown_path(entry.path) + b"\n" for entry in entries
+    )
 
 
-def _details(entry: Entry, with_details: bool) -> bytes:
-    if not with_details:
-        return b""
-    return f"{entry.size:>12}  {rfc3339_ns(entry.mtime_ns)}  {entry.hash.hex()[:16]}  ".encode("ascii")
+def _details(entry: Entry, zone: tzinfo) -> bytes:
+    return f"{entry.size:>12}  {show_ns(entry.mtime_ns, zone)}  {entry.hash.hex()[:16]}  ".encode("ascii")
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -162,11 +164,6 @@ def _change(record: LogRecord) -> str:
 def cut(line: str, columns: int) -> str:
     """A line no longer than the terminal is wide."""
     return line if len(line) <= columns else line[: max(columns - 1, 0)] + "…"
-
-
-def display_text(text: str) -> str:
-    """Text that someone else wrote, on one line and without control characters."""
-    return display(Path(text.encode("utf-8", "surrogatepass")))
 
 
 def display_lines(text: str) -> list[str]:

@@ -32,7 +32,7 @@ def status(
     if settings.json:
         print_json(report.to_json())
     else:
-        print_status(report, settings)
+        print_status(report, settings, project.zone)
     if report.damaged:
         return 7
     if use_exit_code and report.has_drift:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from manifest_sync.times import rfc3339
+from manifest_sync.model import Path, display
+from manifest_sync.times import parse_rfc3339, rfc3339
 
 
 class LocalZone(tzinfo):
@@ -30,6 +31,17 @@ class LocalZone(tzinfo):
         if local.astimezone() != universal:  # the hour that summer time's end repeats
             local = local.replace(fold=1)
         return local.replace(tzinfo=self)
+
+
+def show_ns(nanoseconds: int, zone: tzinfo) -> str:
+    """The same of nanoseconds since 1970, as files have them."""
+    return show_time(datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC), zone)
+
+
+def show_recorded(text: str, zone: tzinfo) -> str:
+    """The same of a time as someone wrote it down; if it is none, what stands there."""
+    moment = parse_rfc3339(text)
+    return display(Path(text.encode("utf-8", "surrogatepass"))) if moment is None else show_time(moment, zone)
 
 
 def show_time(moment: datetime, zone: tzinfo) -> str:

@@ -24,6 +24,7 @@ from manifest_sync.cli.output import OutputClosedError, print_error, write_line,
 from manifest_sync.cli.owners_commands import owners
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
 from manifest_sync.cli.sync_commands import pull, push, sync
+from manifest_sync.cli.terminal import columns_of
 from manifest_sync.cli.track_commands import track, untrack
 from manifest_sync.cli.verify_commands import verify
 from manifest_sync.cli.watch_commands import watch
@@ -44,6 +45,7 @@ _SAFE = {
     "watch": "the bucket holds a whole snapshot; what was uploaded since is kept",
     "rebuild-index": "no file and nothing in the bucket was changed",
 }
+_CLICKS_LEAST = 52
 _RUN_AGAIN = "run the same command again to carry on"
 
 
@@ -78,6 +80,7 @@ class Main(click.Group):
                 standalone_mode=False,
                 windows_expand_args=windows_expand_args,
                 obj=settings,
+                **_narrow(),
                 **extra,
             )
         except OutputClosedError:
@@ -133,6 +136,12 @@ def _usage_error(error: click.ClickException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "manifest-sync"
     return UsageError(error.format_message(), f"see `{path} --help`")
+
+
+def _narrow() -> dict[str, int]:
+    """How wide help is on a terminal that is narrower than what click takes for the least."""
+    columns = columns_of(sys.stdout)
+    return {"terminal_width": columns - 1} if 0 < columns < _CLICKS_LEAST else {}
 
 
 def _silence_stdout() -> None:

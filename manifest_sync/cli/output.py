@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from manifest_sync.cli.options import Settings
+from manifest_sync.cli.terminal import columns_of, fold, fold_text, harmless
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport, SyncReport
@@ -121,8 +122,16 @@ def write_line(text: str) -> None:
     write_bytes(text.encode(encoding, "backslashreplace") + b"\n")
 
 
-def write_stderr(text: str) -> None:
-    """One message on stderr; a stderr that nobody reads does not fail the run."""
+def write_stderr(text: str, *, hang: int = -1) -> None:
+    """One message on stderr; a stderr that nobody reads does not fail the run.
+
+    Args:
+        hang: the text is one line, and what does not fit goes on below it, so far indented; less than 0:
+            sentences are folded, and what else is among the lines is not.
+    """
+    columns = columns_of(sys.stderr)
+    text = harmless(text)
+    text = fold_text(text, columns) if hang < 0 else "\n".join(fold(text, columns, hang=hang))
     try:
         click.echo(text.encode("utf-8", "backslashreplace"), err=True)
     except OSError:
@@ -130,10 +139,10 @@ def write_stderr(text: str) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Lines for people on stdout."""
+    """Lines for people on stdout; sentences among them are folded to fit a terminal."""
     text = "\n".join(lines)
     if text:
-        write_line(text)
+        write_line(fold_text(harmless(text), columns_of(sys.stdout)))
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -182,7 +191,7 @@ def print_error(error: ManifestSyncError) -> None:
     """What went wrong, and what to do about it, on stderr."""
     write_stderr(f"manifest-sync: {error.message}")
     if error.hint:
-        write_stderr(f"  {error.hint}")
+        write_stderr(f"  {error.hint}", hang=2)
 
 
 def _selected(report: RunReport) -> list[str]:

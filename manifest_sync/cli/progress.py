@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _REDRAW_SECONDS = 0.1
 _WINDOW_SECONDS = 10.0
+_ROOM_FOR_BARS = 80
 
 
 class ProgressContext(Progress, AbstractContextManager["ProgressContext", None], Protocol):
@@ -196,12 +197,15 @@ class Bars:
         from rich.console import Console  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
 
+        console = Console(stderr=True)
         self._bars = RichProgress(
-            TextColumn("{task.description:>8}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:>8}", table_column=Column(no_wrap=True, min_width=8)),
+            # Where there is no room for both, the numbers say more.
+            *([BarColumn(bar_width=24)] if console.width >= _ROOM_FOR_BARS else []),
             TextColumn("{task.fields[detail]}", markup=False),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,

@@ -100,7 +100,7 @@ def trash_list(ctx: click.Context) -> int:
     if settings.json:
         print_json({"command": "trash list", "runs": [trash_json(run) for run in runs]})
     else:
-        print_trash(runs, settings)
+        print_trash(runs, settings, project.zone)
     return 0
 
 

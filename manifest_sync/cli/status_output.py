@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, tzinfo
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from manifest_sync.cli.local_time import show_ns, show_recorded
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.output import (
     CASES,
@@ -20,15 +22,15 @@ from manifest_sync.cli.output import (
     selection_lines,
     skipped_lines,
 )
+from manifest_sync.cli.terminal import display_text
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.report import Conflict, Side, StatusReport
-from manifest_sync.times import rfc3339_ns
 
 if TYPE_CHECKING:
     from manifest_sync.trash import EmptyReport, RunTrash
 
 
-def print_status(report: StatusReport, settings: Settings) -> None:
+def print_status(report: StatusReport, settings: Settings, zone: tzinfo = UTC) -> None:
     """The drift, one group a case, with the command that settles it."""
     sides = {conflict.path: conflict for conflict in report.conflicts}
     lines: list[str] = []
@@ -40,7 +42,7 @@ def print_status(report: StatusReport, settings: Settings) -> None:
         _, heading, way = CASES.get(case, ("", case, ""))
         conflict = conflict or heading.startswith("conflict")
         lines.append(f"{heading}: {number(len(paths))}{'; ' + way if way else ''}")
-        lines += path_lines(paths, settings, lambda path: _with_sides(path, sides.get(path)))
+        lines += path_lines(paths, settings, lambda path: _with_sides(path, sides.get(path), zone))
     if conflict:
         lines.append(RESOLVE)
     lines += damage_lines(report.damaged, settings) + skipped_lines(report.skipped, settings)
@@ -68,28 +70,32 @@ def print_status(report: StatusReport, settings: Settings) -> None:
     print_lines(lines)
 
 
-def _with_sides(path: Path, conflict: Conflict | None) -> str:
+def _with_sides(path: Path, conflict: Conflict | None, zone: tzinfo) -> str:
     if conflict is None:
         return display(path)
-    here, there = _side(conflict.local), _side(conflict.remote)
+    here, there = _side(conflict.local, zone), _side(conflict.remote, zone)
     return f"{display(path)}\n    here:   {here}\n    bucket: {there}"
 
 
-def _side(side: Side | None) -> str:
+def _side(side: Side | None, zone: tzinfo) -> str:
     if side is None:
         return "nothing"
-    text = f"{human_size(side.size)}, changed {rfc3339_ns(side.mtime_ns)}"
-    return f"{text}, sent by {side.host} {side.time}" if side.time else text
+    text = f"{human_size(side.size)}, changed {show_ns(side.mtime_ns, zone)}"
+    if not side.time:
+        return text
+    return f"{text}, sent by {display_text(side.host)} {show_recorded(side.time, zone)}"
 
 
-def print_trash(runs: Sequence[RunTrash], settings: Settings) -> None:
+def print_trash(runs: Sequence[RunTrash], settings: Settings, zone: tzinfo = UTC) -> None:
     """The runs, newest first, and the files of each."""
     lines: list[str] = []
     for run in runs:
         undone = ", undone" if run.undone else ""
         count = len(run.files)
         size = f"{number(count)} file{plural(count)}, {human_size(run.bytes)}"
-        lines.append(f"{run.header.run}  {run.header.time}  {run.header.command}: {size}{undone}")
+        lines.append(
+            f"{run.header.run}  {show_recorded(run.header.time, zone)}  {run.header.command}: {size}{undone}"
+        )
         shown = run.files if settings.verbose else run.files[:MOST_PATHS]
         lines += [f"  {'*' if kept.is_sole else ' '} {display(kept.path)}" for kept in shown]
         if len(shown) < count:

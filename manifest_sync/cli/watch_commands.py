@@ -157,4 +157,4 @@ class _Teller:
     def note(self, text: str) -> None:
         """See `watch.Teller`."""
         if not self._settings.quiet:
-            write_stderr(f"{show_time(self._project.now(), self._project.zone)}  {text}")
+            write_stderr(f"{show_time(self._project.now(), self._project.zone)}  {text}", hang=2)
