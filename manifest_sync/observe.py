@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, WrongRepository
 from manifest_sync.index import Row
 from manifest_sync.lostpages import LostPages
-from manifest_sync.model import SPECIAL, UNREAD, Path
+from manifest_sync.model import SPECIAL, UNREAD, Path, display
 from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
@@ -25,6 +25,8 @@ OUTDATED_RUN = "outdated_run"
 """Index note: the bases in the records of this run and of those before it are of a head that was lost."""
 JOURNAL = "journal"
 """Index note: run and number of the first step that may have been taken and is not recorded yet."""
+_NOTES = 5
+"""So many paths that are nowhere are named."""
 
 
 def cached_head(ws: Workspace) -> Head | None:
@@ -208,6 +210,25 @@ def iter_outside(ws: Workspace, scope: Scope, observed: Observed, command: str) 
 
 def _is_planned(ws: Workspace, scope: Scope, observed: Observed, path: Path) -> bool:
     return scope.contains(path) and not observed.is_hidden(path) and ws.ownership.file_is_ours(path)
+
+
+def note_nowhere(ws: Workspace, scope: Scope) -> None:
+    """Say which paths of ``--only`` have nothing at them, neither here nor in the bucket as it is known by
+    now: else a typing error would look like a run with nothing to do."""
+    found = [path for path in scope.only if _is_nowhere(ws, path)]
+    for path in found[:_NOTES]:
+        ws.progress.note(f"{display(path)}: nothing is there, neither here nor in the bucket")
+    if len(found) > _NOTES:
+        ws.progress.note(f"and nothing at {len(found) - _NOTES} more of the paths asked for")
+
+
+def _is_nowhere(ws: Workspace, path: Path) -> bool:
+    if next(ws.index.iter_rows(Scope((path,)).ranges()), None) is not None:
+        return False
+    try:
+        return ws.worktree.lstat(path) is None
+    except ManifestSyncError:
+        return False
 
 
 def check_root(ws: Workspace) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from manifest_sync.decide import RunOptions, run_options
 from manifest_sync.errors import ManifestSyncError, UsageError
 from manifest_sync.model import Path
-from manifest_sync.observe import load_head
+from manifest_sync.observe import load_head, note_nowhere
 from manifest_sync.project_start import ProjectStart
 from manifest_sync.report import RunReport, StatusReport, SyncReport
 from manifest_sync.scope import Scope, parse_scope
@@ -72,6 +72,7 @@ class Project(ProjectStart):
             except ManifestSyncError as error:
                 # What the pull did is done, and must be told.
                 return SyncReport(pulled, RunReport("push", "copy", send.dry_run), error)
+            note_nowhere(ws, send.scope)
         return SyncReport(pulled, pushed)
 
     def watch(
@@ -279,7 +280,9 @@ class Project(ProjectStart):
     ) -> RunReport:
         options, groups = self._options(command, mode, asked)
         with self.workspace(groups) as ws:
-            return self._timed(ws, lambda: operation(ws, options))
+            report = self._timed(ws, lambda: operation(ws, options))
+            note_nowhere(ws, options.scope)
+        return report
 
     def _options(
         self, command: str, mode: str, asked: Mapping[str, object]
@@ -295,7 +298,9 @@ class Project(ProjectStart):
 
         scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(groups), must_lock=False) as ws:
-            return self._timed(ws, lambda: status(ws, scope, offline=offline))
+            report = self._timed(ws, lambda: status(ws, scope, offline=offline))
+            note_nowhere(ws, scope)
+        return report
 
     def rebuild_index(self) -> RunReport:
         """Make the index anew from the tree and the bucket; the old one is kept beside it."""

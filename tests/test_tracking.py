@@ -195,3 +195,21 @@ def test_paths_of_a_selection() -> None:
     assert narrow(Scope((a,)), ()) == Scope((a,))
     with pytest.raises(UsageError):
         narrow(Scope((a_b,)), (a,))
+
+
+def test_what_is_nowhere_is_named(pair: tuple[Machine, Machine]) -> None:
+    """A typing error must not look like a run with nothing to do."""
+    gpu, laptop = pair
+    (laptop.root / "exp9").mkdir(parents=True)
+    laptop.write("exp3/lora/w", "left out here, and not in the bucket")
+    for command in ("push", "pull", "sync", "status"):
+        found = laptop.command(command, "--only", "exp1,exp9,expl,exp3/lora")
+        assert (found.returncode, found.stderr) == (
+            0,
+            "expl: nothing is there, neither here nor in the bucket\n",
+        )
+    names = "".join(f"no{number}\n" for number in range(8))
+    (gpu.folder / "list").write_text(f"exp1/a\n{names}")
+    told = gpu.command("push", "-n", "--files-from", "list").stderr.splitlines()
+    assert (len(told), told[-1]) == (6, "and nothing at 3 more of the paths asked for")
+    assert not gpu.command("push", "-q", "--only", "expl").stderr
