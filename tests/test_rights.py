@@ -44,6 +44,7 @@ class Pair:
         url = f"s3://{bucket}/team"
         self.url = url
         self.owner = Machine(folder / "owner", url, env=server.r2_environment())
+        self.owner.store = open_store(self.owner.project().location())
         self.owner.write("a/one.json", "one")
         self.owner.write("b/two.json", "two")
         self.owner.push()
