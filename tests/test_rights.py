@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,17 +26,28 @@ from tests.servers import S3Server
 _numbers = itertools.count(1)
 
 
-def statement(bucket: str, actions: list[str], effect: str = "Allow") -> dict[str, object]:
-    return {"Effect": effect, "Action": actions, "Resource": [f"arn:aws:s3:::{bucket}/team/*"]}
+DOCUMENT = Path(__file__).parent.parent / "docs" / "ci-read-only.md"
+
+
+def documented_policy(bucket: str) -> list[dict[str, object]]:
+    """The policy of the page on CI jobs, for another bucket."""
+    found = re.search(r"```json\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    text = found[1].replace("trait-interp-bucket", bucket).replace("experiments/", "team/")
+    statements: list[dict[str, object]] = json.loads(text)["Statement"]
+    return statements
+
+
+def read_only(bucket: str) -> dict[str, object]:
+    return documented_policy(bucket)[0]
 
 
 def listing(bucket: str) -> dict[str, object]:
-    return {
-        "Effect": "Allow",
-        "Action": ["s3:ListBucket"],
-        "Resource": [f"arn:aws:s3:::{bucket}"],
-        "Condition": {"StringLike": {"s3:prefix": ["team/*"]}},
-    }
+    return documented_policy(bucket)[1]
+
+
+def read_and_write(bucket: str) -> dict[str, object]:
+    return {**read_only(bucket), "Action": ["s3:GetObject", "s3:PutObject"]}
 
 
 class Pair:
@@ -71,14 +83,6 @@ class Pair:
         return set(self.guest.store.requests)
 
 
-def read_only(bucket: str) -> dict[str, object]:
-    return statement(bucket, ["s3:GetObject"])
-
-
-def read_and_write(bucket: str) -> dict[str, object]:
-    return statement(bucket, ["s3:GetObject", "s3:PutObject"])
-
-
 def numbers(report: RunReport) -> tuple[int, int, int]:
     return report.new, report.changed, report.deleted
 
@@ -104,6 +108,7 @@ def test_a_key_that_only_reads_is_enough_for_all_that_reads(tmp_path: Path, seaw
     assert guest.project().verify(read_data=True).exit_code == 0
     assert guest.project().verify(local=True).exit_code == 0
     guest.project().undo()
+    assert guest.project().export(str(tmp_path / "plain")).new == 2
     assert guest.project().drop(["b"]).exit_code == 0
     assert guest.project().rebuild_index().exit_code == 0
     guest.project().gc(keep_last=1, min_age=timedelta(0))

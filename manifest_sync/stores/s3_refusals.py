@@ -11,7 +11,7 @@ CREDENTIALS_HINT = (
 )
 CLOCK_HINT = "set this machine's clock"
 READERS = "pull, status, ls, cat, log, diff, restore and verify"
-WRITERS = "push, pin, init and gc"
+WRITERS = "push, watch, adopt, pin, init and gc"
 LISTERS = "log, verify, gc, pin, drop and --at with a number or a time"
 
 _BAD_KEYS = {
