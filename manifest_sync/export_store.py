@@ -82,7 +82,7 @@ class StoreDestination:
         def send(item: tuple[Entry, There | None]) -> tuple[Path, str, bool]:
             entry, there = item
             file = PlainFile(staged[entry.path].path, entry.size, entry.mtime_ns)
-            if there is not None and there.size == entry.size and file.etag() == there.token:
+            if there is not None and there.size == entry.size and file.has_etag(there.token):
                 return entry.path, there.token, True
             return entry.path, self._store.put_file(entry.path.decode(), file), False
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3.session
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from manifest_sync.errors import ManifestSyncError, SafetyLimit, UsageError
 from manifest_sync.export_folder import FolderDestination
@@ -312,6 +313,14 @@ def test_a_large_file_goes_in_parts(
         if state.is_file():
             state.unlink()
     assert to_s3(gpu, seaweed_http, place, only=["exp2/big"]).requests.get("PUT") is None
+    # Another tool put the same there, in parts of another size.
+    objects.client.upload_file(
+        str(gpu.root / "exp2/big"), BUCKET, "parts/exp2/big",
+        Config=TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=8 << 20),
+    )  # fmt: skip
+    assert objects.head("parts/exp2/big")["ETag"].strip('"') != file.etag()
+    report = to_s3(gpu, seaweed_http, place, only=["exp2/big"])
+    assert (report.unchanged, report.requests.get("PUT")) == (1, None)
 
 
 def test_other_spellings_of_a_bucket(

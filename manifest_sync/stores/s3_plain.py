@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifest_sync.errors import StoreUnavailable
+from manifest_sync.etags import PartsMd5, part_sizes
 from manifest_sync.stores.base import NotFound
 from manifest_sync.stores.patience import Beat
 from manifest_sync.stores.s3 import S3Store
@@ -36,6 +37,20 @@ class PlainFile:
         """Bytes of each of its parts but the last; `PART` unless that would be too many parts."""
         least = -(-self.size // MAX_PARTS)
         return max(PART, -(-least // _BLOCK) * _BLOCK)
+
+    def has_etag(self, etag: str) -> bool:
+        """Whether an object with this ETag holds the same bytes, whatever tool wrote it in whatever parts."""
+        if etag == self.etag():
+            return True
+        for sizes in part_sizes(etag, self.size):
+            sums = [PartsMd5(part) for part in sizes]
+            for offset in range(0, self.size, PART):
+                data = _read(self.path, offset, PART)
+                for one in sums:
+                    one.update(data)
+            if any(one.matches(etag) for one in sums):
+                return True
+        return False
 
     def etag(self) -> str:
         """The ETag that an upload of it gets: its MD5, or that of the MD5s of its parts and their number."""
