@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from manifest_sync import statcache
 from manifest_sync.errors import UsageError
 from manifest_sync.landing import settle
 from manifest_sync.model import SPECIAL, Path, display, is_below, json_path
@@ -82,6 +83,9 @@ def untrack(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> Track
             "that would leave nothing tracked on this machine",
             "`manifest-sync track --all` selects everything, `manifest-sync drop PATH` frees the disk",
         )
+    # What no run has looked at yet counts too: nothing will look at it from now on.
+    leaving = Scope(tuple(paths))
+    statcache.hash_unread(ws, leaving, statcache.scan(ws, leaving))
     return _changed(ws, "untrack", selection, after, 0)
 
 

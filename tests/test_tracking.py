@@ -115,6 +115,16 @@ def test_a_smaller_selection_never_looks_like_a_deletion(pair: tuple[Machine, Ma
     assert laptop.pull().new == 2
 
 
+def test_untrack_counts_what_no_run_has_looked_at(pair: tuple[Machine, Machine]) -> None:
+    _, laptop = pair
+    laptop.project().track(["exp1", "exp3"])
+    laptop.pull()
+    laptop.write("exp3/sub/new", "made since the pull")
+    laptop.write("exp3/a", "changed since the pull")
+    laptop.write("exp3/activations/x", "not the bucket's")
+    assert laptop.project().untrack(["exp3"]).unsent == 2
+
+
 def test_a_base_set_behind_its_back_is_forgotten(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     laptop.pull()
