@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from manifest_sync import observe
 from manifest_sync.destination import Destination, There, check_no_repository
+from manifest_sync.errors import UsageError
 from manifest_sync.exportstate import Exported, iter_exported, write_exported
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index import NOWHERE, Row
@@ -89,6 +90,11 @@ class _Export:
         selected = self._compare()
         away: list[Path] = []
         if options.prune:
+            if not selected:
+                raise UsageError(
+                    f"nothing is selected, so --prune would delete everything at {self._to.name}",
+                    "`manifest-sync ls` shows what there is to export",
+                )
             present = list(self._to.others())
             away = sorted(path for path in present if path not in selected)
             check_no_repository(self._to.name, away)

@@ -131,6 +131,8 @@ def test_pruning_is_asked_for_and_bounded(gpu: Machine, site: FsPath) -> None:
     assert len(names(site)) == 38
     report = gpu.project().export(str(site), only=["exp1"], prune=True, max_delete="35")
     assert (report.deleted, report.unchanged) == (35, 2)
+    with pytest.raises(UsageError, match="nothing is selected"):
+        gpu.project().export(str(site), exclude=["*"], prune=True)
     assert names(site) == {"exp1/a.json", "exp1/sub/b.html", ".git/config"}
     assert not (site / "exp2").exists()
 
