@@ -17,7 +17,7 @@ from pathlib import Path
 
 from manifest_sync.project import Project
 from tests import servers
-from tests.machines import Machine
+from tests.machines import GIT_FREE_CONFIG, Machine
 from tests.servers import S3Server
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -138,9 +138,11 @@ def web(world: Path, server: S3Server) -> None:
         for name in ("summary", "responses", "raw"):
             gpu.write(f"exp{number:02}/{name}.json", result(dice, number, 600))
     gpu.push()
-    deploy = Machine(world / "web", "r2:results/experiments", env={"HOME": str(world)})
+    deploy = world / "web"
+    config = GIT_FREE_CONFIG.format(bucket="read:results/experiments", endpoint="", defaults="")
+    _write(deploy, {"manifest-sync.toml": config})
     shown = [f"exp{number:02}/{name}.json" for number in (1, 2) for name in ("summary", "responses")]
-    (deploy.folder / "web-files.txt").write_text("\n".join(shown) + "\n")
+    (deploy / "web-files.txt").write_text("\n".join(shown) + "\n")
 
 
 GUIDES = (
@@ -176,11 +178,17 @@ def _write(root: Path, files: dict[str, str]) -> None:
 
 
 def _rclone_remote(world: Path, server: S3Server) -> None:
-    """What `rclone config`, or a script, has written: a remote called ``r2``."""
+    """What `rclone config`, or a script, has written: a remote ``r2``, and one that may only read."""
     conf = world / ".config" / "rclone" / "rclone.conf"
     conf.parent.mkdir(parents=True)
+    keys = {
+        "r2": (servers.ACCESS_KEY, servers.SECRET_KEY),
+        "read": (servers.READ_ONLY_ACCESS_KEY, servers.READ_ONLY_SECRET_KEY),
+    }
     conf.write_text(
-        "[r2]\ntype = s3\nprovider = Other\n"
-        f"access_key_id = {servers.ACCESS_KEY}\nsecret_access_key = {servers.SECRET_KEY}\n"
-        f"endpoint = {server.endpoint_url}\n"
+        "".join(
+            f"[{name}]\ntype = s3\nprovider = Other\naccess_key_id = {key}\nsecret_access_key = {secret}\n"
+            f"endpoint = {server.endpoint_url}\n"
+            for name, (key, secret) in keys.items()
+        )
     )
