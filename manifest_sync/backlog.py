@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from manifest_sync.model import Path
 from manifest_sync.settle import is_line_file
 
-MOST_PATHS = 2000
-"""With more paths than this, looking at everything is the cheaper way, and the memory stays bounded."""
+MOST_PATHS = 500
+"""With more paths than this everything is looked at: the memory stays bounded, and while one path is looked
+up by its name (0.9 ms) a scan passes by more than a hundred."""
 FIRST_WAIT = 5.0
 LONGEST_WAIT = 300.0
 

@@ -13,13 +13,13 @@ from contextlib import closing
 from types import TracebackType
 from typing import Self
 
+from manifest_sync.backlog import MOST_PATHS
 from manifest_sync.model import Path
 from manifest_sync.worktree.mounts import mount_of
 
 Wanted = Callable[[Path], Path | None]
 """What to note when something happens to a path: it or another one, b"" for everything, None for nothing."""
 
-_MOST_NOTED = 2000
 _STEP_MS = 250
 _GROUP_MS = 1000
 _TIMEOUT_MS = 5000
@@ -158,6 +158,6 @@ class Events:
         with self._lock:
             if not self._everything:
                 self._noted.add(path)
-                if not path or len(self._noted) > _MOST_NOTED:
+                if not path or len(self._noted) > MOST_PATHS:
                     self._noted.clear()
                     self._everything = True
