@@ -247,8 +247,10 @@ shared_credentials_file = /home/me/keys
 [both]
 type = s3
 env_auth = true
+profile = work
 access_key_id = key
 secret_access_key = hidden
+session_token = token
 """
     for text, said in (
         ("nick:b", "the s3 remote that its `remote` names"),
@@ -259,7 +261,8 @@ secret_access_key = hidden
             locate(text, environment=Environment({}, conf))
         assert said in caught.value.hint
     both = locate("both:b", environment=Environment({}, conf))
-    assert (both.access_key, both.secret_key) == ("key", "hidden"), "rclone takes the keys that are there"
+    found = (both.access_key, both.secret_key, both.session_token, both.profile)
+    assert found == ("key", "hidden", "token", ""), "as in rclone, keys that are there win"
     encrypted = "# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nsecret==\n"
     with pytest.raises(UsageError, match="is encrypted") as caught:
         locate("r2:b", environment=Environment({}, encrypted, "/home/me/rclone.conf"))

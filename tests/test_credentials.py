@@ -251,6 +251,28 @@ def test_no_secret_is_printed_or_written(place: Place, monkeypatch: pytest.Monke
     assert len(written) > 8
 
 
+def test_what_is_typed_wins_over_the_environment_and_that_over_the_rest(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `init`, which writes what wins into the configuration; a configuration that is there stays."""
+    folder = bare / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MANIFEST_SYNC_BUCKET", "../from-environment")
+    monkeypatch.setenv("MANIFEST_SYNC_ROOT", "runs")
+    assert CliRunner().invoke(main, ["init", "../typed"]).exit_code == 0
+    with Project.find() as project:
+        assert (project.config.bucket, project.config.root) == ("../typed", "runs")
+    refused = CliRunner().invoke(main, ["init"])
+    assert (refused.exit_code, "already names the bucket ../typed" in refused.output) == (2, True)
+    with Project.find() as project:
+        assert project.config.bucket == "../typed"
+    (folder / "manifest-sync.toml").unlink()
+    assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    with Project.find() as project:
+        assert project.config.bucket == "../from-environment"
+
+
 def test_the_env_file_beside_the_configuration_never_goes_to_the_bucket(tmp_path: Path) -> None:
     """Not even where the whole project is the tree, whatever the rules say."""
     gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
