@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path as FsPath
 from typing import Any
 
@@ -49,6 +50,17 @@ class Machine:
             GIT_FREE_CONFIG.format(bucket=bucket, defaults=defaults, endpoint=endpoint)
         )
         Project.init(str(folder), bucket, env=self.env)
+
+    def outwait(self) -> None:
+        """Until the filesystem's clock has moved on: what was written before is then not read again for being
+        as young as its hash (the racy rule)."""
+        probe = self.folder / ".manifest-sync" / "clock"
+        probe.write_bytes(b"")
+        begun = probe.stat().st_mtime_ns
+        while probe.stat().st_mtime_ns == begun:
+            time.sleep(0.001)
+            probe.write_bytes(b".")
+        probe.unlink()
 
     def project(self) -> Project:
         """A fresh run's project."""

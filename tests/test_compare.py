@@ -322,6 +322,7 @@ class TestTheTree:
         gpu.push()
         (gpu.root / "exp/a").unlink()
         gpu.write("exp/b", "b")
+        gpu.outwait()
         gpu.push("full", max_delete="9")
         gpu.write("exp/a", "new")
         hashed: list[bytes] = []

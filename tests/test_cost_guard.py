@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ def cost(machine: Machine, run: Callable[[], RunReport | StatusReport]) -> Cost:
 
     First the filesystem's clock moves on, or what was written last would rightly be read again.
     """
-    time.sleep(0.02)
+    machine.outwait()
     inner = open_store(machine.project().location())
     meter = machine.store = Meter(inner)
     try:

@@ -72,6 +72,7 @@ def place(fast_path: Path) -> Place:
 
 def die_before_pages(place: Place, mode: str = "new") -> None:
     """Push from the GPU machine; its process dies when the packs are up and noted."""
+    place.gpu.outwait()
     with place.open() as store:
         store.add_fault("put", kind="crash", key_prefix="pages/")
         place.gpu.store = store

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from datetime import timedelta
 from pathlib import Path as FsPath
 
@@ -128,7 +127,7 @@ def test_a_lost_index_is_begun_anew_beside_the_old_mark(pair: tuple[Machine, Mac
 
 def test_a_run_with_nothing_to_do_writes_nothing(pair: tuple[Machine, Machine]) -> None:
     gpu, _ = pair
-    time.sleep(0.05)  # until the filesystem's clock has ticked, the files are as young as their hashes
+    gpu.outwait()
     gpu.push("full")
     gpu.status()
     places = [index_of(gpu), index_of(gpu).with_name("index.mark")]
