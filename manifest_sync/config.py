@@ -27,6 +27,7 @@ from manifest_sync.times import parse_age
 
 __all__ = [
     "CONFIG_NAME",
+    "PROPOSED_RULES",
     "Config",
     "Environment",
     "Location",
@@ -40,6 +41,10 @@ __all__ = [
 ]
 
 CONFIG_NAME = "manifest-sync.toml"
+PROPOSED_RULES = (
+    *(f"git      {name}" for name in ("*.py", "*.md", "*.txt", "*.log", "config.json")),
+    *(f"neither  {name}" for name in ("**/activations/", "**/inference/raw/")),
+)
 
 MODES = ("new", "copy", "full")
 SYMLINKS = ("skip", "follow", "keep")
@@ -330,8 +335,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def render_config(*, bucket: str, root: str = "experiments", endpoint_url: str = "", region: str = "") -> str:
-    """The text of a first ``manifest-sync.toml``: the settings given and a proposal of rules, commented.
+def render_config(
+    *,
+    bucket: str,
+    root: str = "experiments",
+    endpoint_url: str = "",
+    region: str = "",
+    rules: tuple[str, ...] = PROPOSED_RULES,
+) -> str:
+    """The text of a first ``manifest-sync.toml``: the settings and rules given, commented.
 
     Raises:
         UsageError: what was given would not be accepted when the file is read.
@@ -341,7 +353,8 @@ def render_config(*, bucket: str, root: str = "experiments", endpoint_url: str =
         for key, value in (("endpoint_url", endpoint_url), ("region", region))
         if value
     )
-    text = _TEMPLATE.format(bucket=_toml(bucket), optional=optional, root=_toml(root))
+    lines = "".join(f"  {_toml(rule)},\n" for rule in rules)
+    text = _TEMPLATE.format(bucket=_toml(bucket), optional=optional, root=_toml(root), rules=lines)
     parse_config(text, CONFIG_NAME)
     return text
 
@@ -365,14 +378,7 @@ git_tracked = true          # a file that git tracks is git's, whatever its name
 # The last rule that matches wins; what none matches is the bucket's. A folder that is excluded is not
 # entered, so nothing below it can be taken back. `manifest-sync owners PATH` tells which rule decided.
 rules = [
-  "git      *.py",
-  "git      *.md",
-  "git      *.txt",
-  "git      *.log",
-  "git      config.json",
-  "neither  **/activations/",
-  "neither  **/inference/raw/",
-]
+{rules}]
 
 [groups]                    # left out unless asked for with --with NAME
 loras = ["**/finetune/", "**/lora/"]

@@ -18,6 +18,7 @@ from manifest_sync.config import Location
 from manifest_sync.errors import AccessDenied, Damaged, ManifestSyncError, NoRepository
 from manifest_sync.probe import keeps_conditions
 from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.proposal import Proposal
 from manifest_sync.repository import Repository
 from manifest_sync.rights import Rights, try_rights
 from manifest_sync.stores.base import Store
@@ -35,6 +36,8 @@ class InitReport:
     """False when there was a repository already and this folder joined it."""
     sequence: int
     rules: tuple[str, ...]
+    selected: Proposal | None = None
+    """What the rules written here leave out of the tree; None where there were rules already, or no tree."""
     rights: Rights | None = None
     """What the key may do there; None for a folder, which has no key."""
     saved: tuple[str, ...] = ()
@@ -111,7 +114,7 @@ def create_or_join(folder: ProjectFolder, *, single_writer: bool) -> InitReport:
         created,
         head.manifest.sequence,
         folder.config.rules,
-        rights,
+        rights=rights,
     )
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from manifest_sync.config import CONFIG_NAME, Config, Location, load_config, parse_config, render_config
+from manifest_sync.config import (
+    CONFIG_NAME,
+    PROPOSED_RULES,
+    Config,
+    Location,
+    load_config,
+    parse_config,
+    render_config,
+)
 from manifest_sync.errors import UsageError
 from manifest_sync.model import STATE_FOLDER
 from manifest_sync.project_export import ProjectExport
@@ -15,6 +23,7 @@ from manifest_sync.report import Progress
 
 if TYPE_CHECKING:
     from manifest_sync.initialize import InitReport
+    from manifest_sync.proposal import Proposal
 
 DEFAULT_ROOT = "experiments"
 
@@ -34,6 +43,7 @@ class ProjectStart(ProjectExport):
         keys: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        accept: Callable[[Proposal], bool] | None = None,
     ) -> InitReport:
         """Make ``directory`` a project and its bucket a repository, or join the repository that is there.
 
@@ -42,6 +52,8 @@ class ProjectStart(ProjectExport):
         Args:
             bucket: None for the one that the configuration in ``directory`` names.
             keys: variables for the ``.env`` there, written once they have proved good.
+            accept: asked about the rules to be written, if they leave something out of the tree; False:
+                none are written, and all but what git tracks is the bucket's.
 
         Raises:
             UsageError: the folder belongs to another bucket already.
@@ -55,13 +67,35 @@ class ProjectStart(ProjectExport):
         config, text = _first_config(os.path.abspath(directory), bucket, root, endpoint_url)
         if keys:
             check_keepable(config.project_dir)
-        project = cls(config, env={**(keys or {}), **(os.environ if env is None else env)}, progress=progress)
-        with removed_on_failure(os.path.join(config.project_dir, STATE_FOLDER)), project:
-            report = create_or_join(project, single_writer=single_writer)
+        env = {**(keys or {}), **(os.environ if env is None else env)}
+        with removed_on_failure(os.path.join(config.project_dir, STATE_FOLDER)):
+            selected = cls(config, env=env, progress=progress).propose() if text else None
+            if selected is not None and selected.left_out and accept is not None and not accept(selected):
+                config, text = _first_config(config.project_dir, bucket, root, endpoint_url, rules=())
+                selected = None
+            with cls(config, env=env, progress=progress) as project:
+                report = create_or_join(project, single_writer=single_writer)
             saved = save_variables(config.project_dir, keys) if keys else []
             if text:
                 write_whole(os.path.join(config.project_dir, CONFIG_NAME), text)
-        return replace(report, saved=tuple(saved))
+        return replace(report, saved=tuple(saved), selected=selected)
+
+    def propose(self) -> Proposal | None:
+        """What this configuration's rules leave out of the tree, None without a tree. Reads only names."""
+        from manifest_sync.gitinfo import tracked_files
+        from manifest_sync.ownership import Ownership
+        from manifest_sync.proposal import propose
+        from manifest_sync.worktree import Worktree
+
+        if not os.path.isdir(self.root):
+            return None
+        config = self.config
+        tracked, _ = tracked_files(self.root) if config.git_tracked else (frozenset[bytes](), "")
+        worktree = Worktree(self.root, self.state_dir(), symlinks=config.symlinks)
+        try:
+            return propose(worktree, Ownership(config.all_rules, config.groups, (), tracked))
+        finally:
+            worktree.close()
 
     @classmethod
     def locate(
@@ -90,7 +124,11 @@ class ProjectStart(ProjectExport):
 
 
 def _first_config(
-    directory: str, bucket: str | None, root: str | None, endpoint_url: str | None
+    directory: str,
+    bucket: str | None,
+    root: str | None,
+    endpoint_url: str | None,
+    rules: tuple[str, ...] = PROPOSED_RULES,
 ) -> tuple[Config, str]:
     """The configuration of ``directory``; the text to write where there is none, else ''."""
     path = os.path.join(directory, CONFIG_NAME)
@@ -100,7 +138,9 @@ def _first_config(
                 f"there is no {CONFIG_NAME} in {directory}, and no bucket was named",
                 "for example: `manifest-sync init s3://bucket/prefix`",
             )
-        text = render_config(bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "")
+        text = render_config(
+            bucket=bucket, root=root or DEFAULT_ROOT, endpoint_url=endpoint_url or "", rules=rules
+        )
         return parse_config(text, path), text
     config = load_config(directory)
     if bucket not in (None, config.bucket):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -197,3 +198,41 @@ def test_no_key_goes_where_git_would_publish_it(folder: Path) -> None:
 def test_no_key_goes_through_a_link(tmp_path: Path) -> None:
     (tmp_path / ".env").symlink_to("elsewhere")
     assert "ordinary" in hindrance(str(tmp_path))
+
+
+def test_the_rules_proposed_are_shown_with_what_they_leave_out(folder: Path, env: dict[str, str]) -> None:
+    """Nothing is written before the answer; without the rules, all but what git tracks is the bucket's."""
+    for name in (
+        "a.json",
+        "plot.py",
+        "notes.md",
+        "activations/1.pt",
+        "activations/2.pt",
+        "lora/w.pt",
+        "own.pt",
+    ):
+        (folder / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "experiments" / name).write_text(name)
+    subprocess.run(["git", "-C", str(folder), "add", "experiments/own.pt"], check=True)
+    screen = Terminal(folder, env, "init", "../bucket")
+    screen.expect("tracked by git               1 file")
+    screen.expect("git *.py                     1 file")
+    screen.expect("neither **/activations/      1 folder")
+    screen.expect("group loras                  1 folder")
+    screen.expect("1 file is the bucket's")
+    screen.expect("Write these rules")
+    assert written(folder) == [".manifest-sync", "experiments"]
+    screen.answer("n")
+    screen.expect("made a repository")
+    assert screen.end() == 0
+    project = Project.find(str(folder), env=env)
+    assert project.config.rules == ()
+    assert project.push().new == 5, "all but what git tracks and what a group holds"
+    told = run(folder, env, "init")
+    assert "plot.py" not in told.stdout
+    (folder / "manifest-sync.toml").unlink()
+    told = run(folder, env, "init", "../bucket", "--json")
+    assert json.loads(told.stdout)["selected"]["bucket_files"] == 1
+    (folder / "manifest-sync.toml").unlink()
+    told = run(folder, env, "init", "../bucket")
+    assert "  git      *.md                1 file\n" in told.stdout

@@ -15,6 +15,7 @@ from manifest_sync.cli.output import print_json, print_lines, print_run
 if TYPE_CHECKING:
     from manifest_sync.cli.init_questions import Start
     from manifest_sync.initialize import InitReport
+    from manifest_sync.proposal import Proposal
 
 
 @click.command()
@@ -34,16 +35,24 @@ def init(
     manifest-sync.toml, BUCKET can be left out.
 
     The place is tried before anything is written here: what the key may do, and whether of several writers
-    that race for one object one wins. On a terminal you are asked for what is missing: bucket, endpoint,
-    root, and a key where none is found. A key that you type can be kept in the .env here; it goes nowhere
-    else.
+    that race for one object one wins. Rules are proposed for manifest-sync.toml, and shown with what they
+    leave out of the tree that is here.
+
+    On a terminal you are asked whether to write them, and for what is missing: bucket, endpoint, root, and
+    a key where none is found. A key that you type can be kept in the .env here; it goes nowhere else.
     """
-    from manifest_sync.cli.init_questions import Start, ask_and_start, may_ask  # noqa: PLC0415
+    from manifest_sync.cli.init_questions import Start, accept_rules, ask_and_start, may_ask  # noqa: PLC0415
     from manifest_sync.cli.progress import make_progress  # noqa: PLC0415
     from manifest_sync.project import Project  # noqa: PLC0415
 
     settings = settings_of(ctx)
     directory = os.getcwd()
+    answers: dict[Proposal, bool] = {}
+
+    def accept(proposal: Proposal) -> bool:
+        if proposal not in answers:
+            answers[proposal] = accept_rules(proposal)
+        return answers[proposal]
 
     def run(start: Start) -> InitReport:
         with make_progress(quiet=settings.quiet) as progress:
@@ -56,6 +65,7 @@ def init(
                 keys=start.keys if start.keep else None,
                 env={**start.keys, **os.environ},
                 progress=progress,
+                accept=accept if may_ask(settings) else None,
             )
 
     start = Start(bucket, root, endpoint_url)
@@ -72,6 +82,7 @@ def init(
                 "created": report.created,
                 "sequence": report.sequence,
                 "rules": list(report.rules),
+                "selected": report.selected.to_json() if report.selected else None,
                 "rights": asdict(report.rights) if report.rights else None,
             }
         )
@@ -94,8 +105,12 @@ def _init_lines(report: InitReport, start: Start) -> Iterator[str]:
     elif start.keys:
         yield "the key is kept nowhere: set R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY for the next command"
     if report.rules:
+        counts = {one.rule: one.describe() for one in report.selected.left_out} if report.selected else {}
         yield "left out by the rules in manifest-sync.toml:"
-        yield from (f"  {rule}" for rule in report.rules)
+        for rule in report.rules:
+            count = counts.pop(" ".join(rule.split()), "")
+            yield f"  {rule:<28} {count}".rstrip()
+        yield from (f"  {rule:<28} {count}" for rule, count in counts.items())
     then = "`manifest-sync push`" if report.created else "`manifest-sync pull`"
     yield f"next: look at manifest-sync.toml, then {then}"
 

@@ -23,6 +23,7 @@ from manifest_sync.project import Project
 if TYPE_CHECKING:
     from manifest_sync.config import Location
     from manifest_sync.initialize import InitReport
+    from manifest_sync.proposal import Proposal
 
 _ROOTS = ("experiments", "data", "runs", "results", "outputs", "checkpoints")
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
@@ -44,6 +45,16 @@ def may_ask(settings: Settings) -> bool:
     """Whether a person is there to answer: never in a pipe, nor for a program that reads JSON."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
     return not (settings.json or settings.quiet) and all(stream.isatty() for stream in streams)
+
+
+def accept_rules(proposal: Proposal) -> bool:
+    """Show what the rules to be written leave out of the tree here, and ask whether that is meant."""
+    write_stderr("Rules are proposed that leave out of the bucket what is git's or can be made again:")
+    for one in proposal.left_out:
+        write_stderr(f"  {one.rule:<28} {one.describe()}")
+    many = proposal.bucket_files != 1
+    write_stderr(f"{proposal.bucket_files:,} file{'s are' if many else ' is'} the bucket's.")
+    return click.confirm("Write these rules to manifest-sync.toml? (n: none)", default=True, err=True)
 
 
 def ask_and_start(
