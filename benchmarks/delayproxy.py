@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
+import os
 import socket
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from benchmarks.cases import Network
@@ -143,17 +144,25 @@ async def serve(upstream: int, network: Network) -> None:
     server = await loop.create_server(accept, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(usage.ru_utime + usage.ru_stime, flush=True)
     server.close()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Proxy:
-    """A running proxy; ``cpu`` is the processor time it took, known when it has ended."""
+    """A running proxy."""
 
     port: int
-    cpu: float = 0
+    process: int
+    """Its id."""
+
+    def cpu(self) -> float:
+        """Processor seconds that it took so far; 0 where the system does not say (it has no ``/proc``)."""
+        try:
+            text = Path(f"/proc/{self.process}/stat").read_text("ascii")
+        except OSError:
+            return 0
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -168,12 +177,10 @@ def proxy(upstream: int, network: Network) -> Iterator[Proxy]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        found = Proxy(int(process.stdout.readline()))
         try:
-            yield found
+            yield Proxy(int(process.stdout.readline()), process.pid)
         finally:
             process.stdin.close()
-            found.cpu = float(process.stdout.readline() or 0)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,11 @@ def main() -> None:
     child = os.posix_spawnp(command[0], command, os.environ, setpgroup=0)
     signal.signal(signal.SIGALRM, lambda *_: os.killpg(child, signal.SIGKILL))
     signal.setitimer(signal.ITIMER_REAL, limit)
-    _, status, usage = os.wait4(child, 0)
+    try:
+        _, status, usage = os.wait4(child, 0)
+    except BaseException:
+        os.killpg(child, signal.SIGKILL)  # it is in a group of its own, so Ctrl-C did not reach it
+        raise
     seconds = time.monotonic() - started
     found = {
         "exit": os.waitstatus_to_exitcode(status),

@@ -96,6 +96,10 @@ def markdown(
         rows = [summary for summary in summaries if summary.case == case.name]
         if rows:
             lines += [f"## {title(case, options)}", "", *_table(rows), ""]
+        busiest = max(rows, key=lambda row: row.proxy_load, default=None)
+        if busiest is not None and busiest.proxy_load:
+            load = f"{busiest.proxy_load:.0%} of the time ({busiest.tool})"
+            lines += [f"The proxy was busy for at most {load}.", ""]
     lines += ["## Targets", "", "| case | target | | found |", "|---|---|---|---|"]
     words = {True: "met", False: "**not met**", None: "not known"}
     for v in verdicts:

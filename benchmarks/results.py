@@ -24,6 +24,8 @@ class Run:
     failure: str = ""
     traffic: Traffic = field(default_factory=Traffic)
     """As the server counted it."""
+    proxy_cpu: float = 0
+    """Processor seconds of the delay proxy meanwhile."""
     own_requests: dict[str, int] = field(default_factory=dict)
     """What manifest-sync itself reports with ``--json``."""
 
@@ -45,6 +47,8 @@ class Summary:
     downloaded: int
     ratio: float
     """Median over the rounds of its time divided by manifest-sync's in the same round; 0: unknown."""
+    proxy_load: float
+    """The largest share of the time in which the proxy was busy."""
     failure: str
     command: str
 
@@ -67,7 +71,7 @@ class Results:
         taken = [run.taken for run in runs if run.taken is not None]
         command = runs[-1].command if runs else ""
         if failure or not taken:
-            return Summary(case, tool, len(runs), 0, 0, 0, 0, 0, {}, 0, 0, 0, failure, command)
+            return Summary(case, tool, len(runs), 0, 0, 0, 0, 0, {}, 0, 0, 0, 0, failure, command)
         seconds = [one.seconds for one in taken]
         most = max(runs, key=lambda run: sum(run.traffic.requests.values()))
         return Summary(
@@ -83,6 +87,7 @@ class Results:
             max(run.traffic.uploaded for run in runs),
             max(run.traffic.downloaded for run in runs),
             self._ratio(case, runs),
+            max(run.proxy_cpu / run.taken.seconds for run in runs if run.taken is not None),
             "",
             command,
         )

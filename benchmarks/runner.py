@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import delayproxy
 from benchmarks.cases import Case, Network
+from benchmarks.delayproxy import Proxy
 from benchmarks.floors import floor
 from benchmarks.measure import Command, Failed, Launcher
 from benchmarks.options import OURS, Options, parse_options
@@ -35,10 +36,10 @@ def say(text: str) -> None:
 class Bench:
     """Runs cases and collects what they took."""
 
-    def __init__(self, options: Options, setting: Setting, ports: dict[Network, int]) -> None:
+    def __init__(self, options: Options, setting: Setting, proxies: dict[Network, Proxy]) -> None:
         self._options = options
         self._setting = setting
-        self._ports = ports
+        self._proxies = proxies
         self._trees: dict[str, Tree] = {}
         self._held: dict[tuple[str, str], int] = {}
         """Which version of a tree a tool's bucket holds."""
@@ -82,7 +83,8 @@ class Bench:
 
     def _place(self, name: str, tree: Tree, network: Network) -> Place:
         bucket = f"{name}-{tree.name}".replace(" ", "-").replace("|", "x")
-        return Place(bucket, Server.endpoint(self._ports[network]))
+        proxy = self._proxies.get(network)
+        return Place(bucket, Server.endpoint(proxy.port if proxy else self._setting.server.port))
 
     def _catch_up(self, name: str, tree: Tree) -> None:
         """Bring a tool's bucket up to the tree, unmeasured and without the network in between."""
@@ -118,7 +120,10 @@ class Bench:
                 command = self._prepared(case, self._tools[name], tree, place, target, changed)
             text = command.text
             before = server.traffic(place.bucket)
+            proxy = self._proxies.get(case.network)
+            busy = proxy.cpu() if proxy else 0
             taken = self._setting.launcher.run(command)
+            busy = proxy.cpu() - busy if proxy else 0
             traffic = server.traffic(place.bucket).since(before)
             own = self._own_requests(name)
             if name in self._tools:
@@ -127,7 +132,7 @@ class Bench:
             return Run(case.name, name, number, text, None, str(error))
         finally:
             shutil.rmtree(target, ignore_errors=True)
-        return Run(case.name, name, number, text, taken, "", traffic, own)
+        return Run(case.name, name, number, text, taken, "", traffic, busy, own)
 
     def _floor(self, name: str, tree: Tree, place: Place, target: Path) -> Command:
         """A floor's command, and what must be there before it."""
@@ -201,11 +206,12 @@ def main() -> None:
     launcher = Launcher(options.work / "scratch", environment, options.timeout)
     with ExitStack() as stack:
         server = stack.enter_context(running(programs.paths["weed"], options.work / "server"))
-        ports = {Network("loopback"): server.port}
-        for network in networks:
-            if network.round_trip:
-                ports[network] = stack.enter_context(delayproxy.proxy(server.port, network)).port
-        bench = Bench(options, Setting(programs, server, launcher, options.work / "scratch"), ports)
+        proxies = {
+            network: stack.enter_context(delayproxy.proxy(server.port, network))
+            for network in networks
+            if network.round_trip
+        }
+        bench = Bench(options, Setting(programs, server, launcher, options.work / "scratch"), proxies)
         for case in options.cases:
             bench.run(case)
             # After each case, so that hours of work are not lost with the last.

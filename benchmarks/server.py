@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -79,10 +80,11 @@ class Server:
             for item in page.get("Contents", ())
         }
 
-    def read(self, bucket: str, key: str) -> bytes:
-        """The whole object."""
-        body: bytes = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
+    def fetch(self, bucket: str, key: str, path: Path) -> None:
+        """The whole object, into a file."""
+        body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
+        with path.open("wb") as file:
+            shutil.copyfileobj(body, file, 1 << 20)
 
     def traffic(self, bucket: str) -> Traffic:
         """All that the server has seen of the bucket since it was started."""

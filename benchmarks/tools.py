@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +53,8 @@ class Tool(Protocol):
     """A tool that keeps a tree in a bucket. Only what `command` returns is measured."""
 
     name: str
+    program: str
+    """The command that it needs, as `Programs` knows it."""
 
     def start(self, tree: Tree, place: Place) -> None:
         """Prepare the first push of a tree to an empty bucket; what is known of it here is forgotten."""
@@ -85,11 +88,11 @@ class Tool(Protocol):
 class Ours:
     """manifest-sync itself, as a user has it: the installed command."""
 
-    name = "manifest-sync"
+    name = program = "manifest-sync"
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._program = str(setting.programs.paths["manifest-sync"])
+        self._program = str(setting.programs.paths.get(self.program, ""))
 
     def start(self, tree: Tree, place: Place) -> None:
         shutil.rmtree(tree.folder / ".manifest-sync", ignore_errors=True)
@@ -135,15 +138,20 @@ class Ours:
         for path in changed:
             words = ["sh", "-c", f'{self._program} cat "$0" > {out}', path]
             run.run(Command(words, tree.folder, SECRETS))
-            _same_bytes(tree, path, out.read_bytes())
+            _same_bytes(tree, path, out)
 
 
 class PlainObjects:
     """What the tools that keep an object for each file have in common."""
 
-    def __init__(self, name: str, setting: Setting) -> None:
+    def __init__(self, name: str, program: str, setting: Setting) -> None:
         self.name = name
+        self.program = program
         self._setting = setting
+
+    def _command(self, words: Iterable[str], tree: Tree, environment: Mapping[str, str]) -> Command:
+        program = str(self._setting.programs.paths[self.program])
+        return Command([program, *words], tree.folder, environment)
 
     def start(self, tree: Tree, place: Place) -> None:
         """Nothing: these tools know nothing but what they list."""
@@ -158,14 +166,16 @@ class PlainObjects:
         server = self._setting.server
         _same(tree.sizes(), server.sizes(place.bucket, f"{ROOT}/"))
         for path in changed:
-            _same_bytes(tree, path, server.read(place.bucket, f"{ROOT}/{path}"))
+            out = self._setting.scratch / "object"
+            server.fetch(place.bucket, f"{ROOT}/{path}", out)
+            _same_bytes(tree, path, out)
 
 
 class Rclone(PlainObjects):
     """rclone with a number of transfers at once."""
 
     def __init__(self, name: str, setting: Setting, transfers: int) -> None:
-        super().__init__(name, setting)
+        super().__init__(name, "rclone", setting)
         self._transfers = transfers
 
     def command(self, operation: Operation, tree: Tree, place: Place, target: Path) -> Command | None:
@@ -202,9 +212,7 @@ class Rclone(PlainObjects):
             "RCLONE_CONFIG_BENCH_ENDPOINT": place.endpoint,
             "RCLONE_CONFIG_BENCH_NO_CHECK_BUCKET": "true",
         }
-        return Command(
-            [str(self._setting.programs.paths["rclone"]), *words, *flags], tree.folder, environment
-        )
+        return self._command([*words, *flags], tree, environment)
 
 
 class S5cmd(PlainObjects):
@@ -223,9 +231,8 @@ class S5cmd(PlainObjects):
         }.get(operation)
         if words is None:
             return None
-        program = str(self._setting.programs.paths["s5cmd"])
         flags = ["--endpoint-url", place.endpoint, "--log", "error"]
-        return Command([program, *flags, *words], tree.folder, SECRETS)
+        return self._command([*flags, *words], tree, SECRETS)
 
 
 class Aws(PlainObjects):
@@ -251,21 +258,20 @@ class Aws(PlainObjects):
             "AWS_CONFIG_FILE": str(config),
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         }
-        program = str(self._setting.programs.paths["aws"])
         flags = ["--endpoint-url", place.endpoint, "--only-show-errors"]
-        return Command([program, "s3", *words, *flags], tree.folder, environment)
+        return self._command(["s3", *words, *flags], tree, environment)
 
 
 class Restic:
     """restic: packs and snapshots as here, encrypted, for backup."""
 
-    name = "restic"
+    name = program = "restic"
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
 
     def _words(self, place: Place, *words: str) -> list[str]:
-        program = str(self._setting.programs.paths["restic"])
+        program = str(self._setting.programs.paths[self.program])
         return [program, "-r", f"s3:{place.endpoint}/{place.bucket}/restic", "-q", *words]
 
     def _environment(self, place: Place, folder: str = "cache") -> dict[str, str]:
@@ -315,7 +321,7 @@ class Restic:
             words = self._words(place, "dump", "latest", f"/{ROOT}/{path}")
             shell = ["sh", "-c", f'"$@" > {out}', "sh", *words]
             run.run(Command(shell, tree.folder, self._environment(place)))
-            _same_bytes(tree, path, out.read_bytes())
+            _same_bytes(tree, path, out)
 
 
 def all_tools(setting: Setting) -> dict[str, Tool]:
@@ -324,11 +330,11 @@ def all_tools(setting: Setting) -> dict[str, Tool]:
         Ours(setting),
         Rclone("rclone", setting, 32),
         Rclone("rclone-128", setting, 128),
-        S5cmd("s5cmd", setting),
-        Aws("aws", setting),
+        S5cmd("s5cmd", "s5cmd", setting),
+        Aws("aws", "aws", setting),
         Restic(setting),
     ]
-    return {tool.name: tool for tool in found if tool.name.split("-128")[0] in setting.programs.paths}
+    return {tool.name: tool for tool in found if tool.program in setting.programs.paths}
 
 
 def same_tree(tree: Tree, root: Path, part: str = "") -> None:
@@ -336,7 +342,7 @@ def same_tree(tree: Tree, root: Path, part: str = "") -> None:
     wanted = tree.sizes(part=part)
     _same(wanted, tree.sizes(root))
     for name in tree.sample(part):
-        _same_bytes(tree, name, (root / name).read_bytes())
+        _same_bytes(tree, name, root / name)
 
 
 def _same(wanted: dict[str, int], found: dict[str, int]) -> None:
@@ -345,6 +351,6 @@ def _same(wanted: dict[str, int], found: dict[str, int]) -> None:
         raise Failed(f"{len(found)} files instead of {len(wanted)}, or of other sizes: {differing}")
 
 
-def _same_bytes(tree: Tree, path: str, found: bytes) -> None:
-    if found != (tree.root / path).read_bytes():
+def _same_bytes(tree: Tree, path: str, found: Path) -> None:
+    if not filecmp.cmp(tree.root / path, found, shallow=False):
         raise Failed(f"{path} was not brought up to date")

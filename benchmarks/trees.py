@@ -82,6 +82,9 @@ def make(folder: Path, shape: Shape, files: int, size: int) -> Tree:
     tree = Tree(folder / name, shape, name)
     complete = tree.folder / "complete"
     if complete.exists() and shape == "many":
+        for path in _walk(str(tree.root)):
+            with open(path, "rb") as file:
+                file.read()  # as if it had just been written: no tool is the one that waits for the disk
         return tree
     shutil.rmtree(tree.folder, ignore_errors=True)
     tree.root.mkdir(parents=True)
