@@ -73,7 +73,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         tools=tools,
         sizes={
             "files": files,
-            "network": given.network_files or (1_000 if quick else 20_000),
+            "network": given.network_files or (500 if quick else 20_000),
             "tenth": max(metadata // 10, 1),
             "metadata": metadata,
             "fixed": 0,
