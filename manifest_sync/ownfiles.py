@@ -20,12 +20,16 @@ def write_whole(path: str, content: str | bytes, *, private: bool = False) -> No
     temporary = f"{path}.new"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
+        descriptor = os.open(temporary, flags, 0o600 if private else 0o666)
+        try:
             if private:
-                os.fchmod(file.fileno(), 0o600)
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+                os.fchmod(descriptor, 0o600)
+            left = content.encode() if isinstance(content, str) else content
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

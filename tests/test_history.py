@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path as FsPath
+from random import Random
 from typing import Any
 
 import pytest
@@ -446,7 +447,7 @@ class TestCat:
 
     def test_a_file_whose_chunks_lie_in_many_packs_comes_in_order(self, gpu: Machine) -> None:
         """Dedup puts the middle of a file into an older pack; the order of packs is not the file's."""
-        old = [os.urandom(9 << 20) for _ in range(2)]
+        old = [Random(part).randbytes(9 << 20) for part in range(2)]
         for number, part in enumerate(old):
             gpu.write(f"exp/old{number}", part)
             gpu.push()

@@ -26,6 +26,11 @@ PATIENCE = 60
 """Seconds after which a process that is waited for counts as hung."""
 
 
+def heed_interrupts() -> None:
+    """A background job of a shell ignores SIGINT, and what it starts inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(machine: Machine, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "manifest_sync", "watch", *words],
@@ -34,6 +39,7 @@ def start(machine: Machine, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
     )
 
 
