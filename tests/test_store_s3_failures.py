@@ -457,8 +457,9 @@ def test_no_credentials_anywhere(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     location = replace(LOCATION, endpoint_url=s3.script.url, access_key="", secret_key="")
     store = S3Store(location)
-    with pytest.raises(AccessDenied, match="no usable credentials"):
+    with pytest.raises(AccessDenied, match="no usable credentials") as failed:
         store.get("k", max_bytes=10)
+    assert "passed over while R2_ENDPOINT names another host" in failed.value.hint
     assert s3.script.seen == []
     store.close()
 

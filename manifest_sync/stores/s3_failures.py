@@ -28,7 +28,7 @@ from urllib3.exceptions import HTTPError
 from manifest_sync.errors import AccessDenied, ManifestSyncError, NoRepository, StoreUnavailable, UsageError
 from manifest_sync.stores.base import NotFound, PreconditionFailed
 from manifest_sync.stores.retry import Transient, parse_retry_after
-from manifest_sync.stores.s3_refusals import CREDENTIALS_HINT, refusal
+from manifest_sync.stores.s3_refusals import MISSING_HINT, refusal
 
 REQUEST_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 """Everything that boto3 and the connection below it raise for a request."""
@@ -115,7 +115,7 @@ class Failures:
                 return Transient(self._kept_failing(key, _one_line(error)), max_tries=_ODD_TRIES)
             return answered
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(f"no usable credentials for {self.location}: {error}", CREDENTIALS_HINT)
+            return AccessDenied(f"no usable credentials for {self.location}: {error}", MISSING_HINT)
         if holds_secret(error):
             return AccessDenied(
                 f"the key or the session token for {self.location} has a line break or the like in it",

@@ -14,7 +14,7 @@ from manifest_sync.stores.retry import Retry, Transient
 from manifest_sync.stores.s3_bodies import md5_of
 from manifest_sync.stores.s3_client import client_for, session_for
 from manifest_sync.stores.s3_failures import REQUEST_ERRORS, Failures, holds_secret
-from manifest_sync.stores.s3_refusals import CREDENTIALS_HINT
+from manifest_sync.stores.s3_refusals import MISSING_HINT
 
 IMPATIENT_SECONDS = 10.0
 """Without a byte for so long a request counts as lost."""
@@ -46,7 +46,7 @@ def identify_key(location: Location) -> str:
     except REQUEST_ERRORS as error:
         raise _told(location, location.endpoint_url, error, "credentials") from error
     if found is None or key is None:
-        raise AccessDenied(f"there are no credentials for s3://{location.bucket}", CREDENTIALS_HINT)
+        raise AccessDenied(f"there are no credentials for s3://{location.bucket}", MISSING_HINT)
     source = "R2_ACCESS_KEY_ID or rclone.conf" if location.access_key else found.method
     return f"access key {_shortened(key)} from {source}"
 

@@ -9,6 +9,11 @@ CREDENTIALS_HINT = (
     "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, environment only), or name a remote of "
     "rclone.conf"
 )
+MISSING_HINT = (
+    f"{CREDENTIALS_HINT}. If they are: R2_ keys are passed over while R2_ENDPOINT names another host than "
+    "endpoint_url in manifest-sync.toml"
+)
+"""Where nothing was found; the commonest reason is not that nothing is set."""
 CLOCK_HINT = "set this machine's clock"
 READERS = "pull, status, ls, cat, log, diff, restore and verify"
 WRITERS = "push, watch, adopt, pin, init and gc"
