@@ -30,7 +30,7 @@ EXIT_CODES = """\
 | code | meaning |
 |---|---|
 | 0 | all that was selected is done, or there was nothing to do |
-| 1 | another failure; with `status --exit-code`: there is drift |
+| 1 | another failure; with `--exit-code`: there is a difference, or a file has two owners |
 | 2 | the command line, the environment or the configuration is wrong |
 | 3 | done, but some files were skipped (unreadable, changing) |
 | 5 | the store failed for now; try again |
