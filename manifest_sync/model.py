@@ -32,6 +32,8 @@ HASH_LENGTH = 32
 MAX_PATH = 4096
 MAX_COMPONENT = 255
 STATE_FOLDER = ".manifest-sync"
+DEFAULT_JOBS = 8
+"""Requests under way at once, unless ``-j`` says otherwise."""
 
 
 class EntryType(StrEnum):

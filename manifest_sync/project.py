@@ -60,6 +60,7 @@ class Project(ProjectStart):
             checksum: read every local file again.
             message: recorded with the snapshot.
         """
+        from manifest_sync.proposal import note_all_left_out
         from manifest_sync.pull import pull
         from manifest_sync.push import push
 
@@ -73,6 +74,7 @@ class Project(ProjectStart):
                 # What the pull did is done, and must be told.
                 return SyncReport(pulled, RunReport("push", "copy", send.dry_run), error)
             note_nowhere(ws, send.scope)
+            note_all_left_out(ws, send.scope)
         return SyncReport(pulled, pushed)
 
     def watch(
@@ -278,10 +280,13 @@ class Project(ProjectStart):
         mode: str,
         asked: Mapping[str, object],
     ) -> RunReport:
+        from manifest_sync.proposal import note_all_left_out
+
         options, groups = self._options(command, mode, asked)
         with self.workspace(groups) as ws:
             report = self._timed(ws, lambda: operation(ws, options))
             note_nowhere(ws, options.scope)
+            note_all_left_out(ws, options.scope)
         return report
 
     def _options(
@@ -294,12 +299,14 @@ class Project(ProjectStart):
         self, offline: bool = False, only: Sequence[str] = (), groups: Sequence[str] = ()
     ) -> StatusReport:
         """What differs between here and the bucket; nothing but the local cache is written."""
+        from manifest_sync.proposal import note_all_left_out
         from manifest_sync.status import status
 
         scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(groups), must_lock=False) as ws:
             report = self._timed(ws, lambda: status(ws, scope, offline=offline))
             note_nowhere(ws, scope)
+            note_all_left_out(ws, scope)
         return report
 
     def rebuild_index(self) -> RunReport:

@@ -29,7 +29,7 @@ from manifest_sync.gitinfo import tracked_files
 from manifest_sync.index import Index
 from manifest_sync.index_mark import IndexMark
 from manifest_sync.locking import LocalLock
-from manifest_sync.model import STATE_FOLDER, Path
+from manifest_sync.model import DEFAULT_JOBS, STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership
 from manifest_sync.ownfiles import write_whole
 from manifest_sync.report import Progress, RunReport, Silent, StatusReport
@@ -42,7 +42,6 @@ from manifest_sync.stores.pace import Pace
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
-DEFAULT_JOBS = 8
 INDEX_NAME = "index.sqlite"
 _TRACKED = ("push", "pull", "rebuild-index")
 """Commands that look at what this machine tracks, and not at what they are told."""

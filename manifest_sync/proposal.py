@@ -1,4 +1,4 @@
-"""What the rules proposed for a new project select in its tree: shown before they are written."""
+"""What rules select in a tree: shown before `init` writes them, and where they leave everything out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from manifest_sync.model import Path
 from manifest_sync.ownership import RESERVED_RULE, Ownership, Verdict
+from manifest_sync.scope import Scope
+from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 
 _LAST = 1 << 30
@@ -49,20 +51,34 @@ class Proposal:
         }
 
 
-def propose(worktree: Worktree, ownership: Ownership) -> Proposal:
-    """Look at every name in the tree; nothing is read but names."""
+def note_all_left_out(ws: Workspace, scope: Scope) -> None:
+    """Say so where there are files and not one of them is the bucket's: else a run that leaves everything to
+    git would look like one in which all is in sync."""
+    if not ws.worktree.exists() or next(ws.index.iter_rows(scope.ranges()), None) is not None:
+        return
+    found = propose(ws.worktree, ws.ownership, scope)
+    if found.left_out and not found.bucket_files:
+        reasons = "; ".join(f"{one.rule}: {one.describe()}" for one in found.left_out)
+        ws.progress.note(f"nothing here is the bucket's ({reasons}); `manifest-sync owners PATH` says why")
+
+
+def propose(worktree: Worktree, ownership: Ownership, scope: Scope | None = None) -> Proposal:
+    """Look at every name in the tree, or in the scope; nothing is read but names."""
+    scope = scope or Scope.everything()
     files: Counter[tuple[int, str]] = Counter()
     folders: Counter[tuple[int, str]] = Counter()
     ours = 0
 
     def enters(folder: Path) -> bool:
+        if not scope.enters(folder):
+            return False
         verdict = ownership.folder_verdict(folder)
         if not verdict.is_ours and verdict.rule != RESERVED_RULE:
             folders[_reason(verdict)] += 1
         return verdict.is_ours
 
     for _, names, _, _ in worktree.iter_names(enters, {}):
-        for path in names:
+        for path in filter(scope.contains, names):
             verdict = ownership.verdict(path)
             if verdict.is_ours:
                 ours += 1

@@ -63,6 +63,11 @@ def pull_at(
     report = RunReport("pull", mode, dry_run)
     rewind = _Rewind(ws, manifest, scope, report, f"pull --{mode} --at {manifest.sequence}")
     rewind.run(mode, delete_unknown=delete_unknown, max_delete=max_delete)
+    if not dry_run and (report.changed or report.deleted):
+        ws.progress.note(
+            "what differs from the current state counts as changed here now: `push --copy` or `sync` would "
+            f"send these files of sequence {manifest.sequence}; `undo` takes this pull back"
+        )
     return report
 
 

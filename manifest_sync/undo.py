@@ -52,6 +52,7 @@ def undo(ws: Workspace, run: str = "") -> RunReport:
     settle(ws)
     trash = ws.worktree.trash()
     header = _header(ws, run) if run else latest_run(ws)
+    ws.progress.note(f"taking back run {header.run}: {header.command}")
     report = RunReport(_UNDO, "")
     plan = _plan(ws, header)
     # Undoing an undo does it again, and that is a run like any other: the next undo takes it back.

@@ -178,3 +178,19 @@ def test_what_is_hidden_is_never_deleted_on_either_side(machine: Machine, tmp_pa
 def test_the_lines_of_rules(text: str, lines: list[int]) -> None:
     rules = parse_config(f'bucket = "b"\n{text}', "manifest-sync.toml").rules
     assert rule_lines(text, rules) == lines
+
+
+def test_a_tree_of_which_nothing_is_the_buckets_does_not_look_synced(tmp_path: FsPath) -> None:
+    made = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    git(made, "init", "-q")
+    configure(made, "git_tracked = false", "git_tracked = true")
+    for name in ("exp/a.json", "exp/b.json", "exp/x.py"):
+        made.write(name, name)
+    git(made, "add", "-f", "experiments")
+    reasons = "(tracked by git: 3 files); `manifest-sync owners PATH` says why"
+    for command in (("push",), ("status",), ("sync",)):
+        told = made.command(*command)
+        assert f"nothing here is the bucket's {reasons}" in told.stderr
+    made.write("exp/new.json", "the bucket's")
+    assert "nothing here" not in made.command("push").stderr
+    assert "(tracked by git: 1 file)" in made.command("push", "--only", "exp/a.json").stderr

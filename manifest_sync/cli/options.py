@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from manifest_sync.errors import UsageError
+from manifest_sync.model import DEFAULT_JOBS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -171,7 +172,7 @@ _COMMON = (
         default=None,
         expose_value=False,
         callback=lambda ctx, param, value: _store(ctx, param, value or 0),
-        help="Requests under way at once.",
+        help=f"Requests under way at once (default: {DEFAULT_JOBS}).",
     ),
     option(
         "--bwlimit",
