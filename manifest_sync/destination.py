@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from manifest_sync.errors import UsageError
+from manifest_sync.errors import FormatError, UsageError
+from manifest_sync.externals import place_of, split_url
 from manifest_sync.location import Location
 from manifest_sync.model import Entry, Path, Stat, display, is_below
 from manifest_sync.worktree import Staged, Worktree
@@ -143,6 +144,28 @@ def check_no_repository(destination: str, paths: Iterable[Path]) -> None:
                 f"{destination} holds a repository ({display(path)}), which an export could destroy",
                 "export to a prefix of its own",
             )
+
+
+def path_at(url: str, destination: Location, bucket: Location) -> Path | None:
+    """The path at which an adopted object lies in a destination; None when it is not in it.
+
+    Args:
+        url: of the object, which is in the store of the repository.
+        bucket: where the repository is.
+    """
+    if destination.scheme != bucket.scheme or not _same_endpoint(destination, bucket):
+        return None
+    try:
+        place, key = split_url(url)
+    except FormatError:
+        return None
+    there, prefix = place_of(destination)
+    if place != there:
+        return None
+    if destination.scheme == "file":
+        key = os.path.realpath(f"/{key}")
+        prefix = os.path.join(os.path.realpath(destination.path), "")
+    return Path(os.fsencode(key[len(prefix) :])) if key.startswith(prefix) else None
 
 
 def _overlap(one: bytes, other: bytes) -> bool:

@@ -8,18 +8,20 @@ What is there already as it should be is not written again. That is known from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from manifest_sync import observe
-from manifest_sync.destination import Destination, There, check_no_repository
+from manifest_sync.destination import Destination, There, check_no_repository, path_at
 from manifest_sync.errors import UsageError
 from manifest_sync.exportstate import Exported, iter_exported, write_exported
+from manifest_sync.externals import packs_of
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
+from manifest_sync.location import Location
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import Entry, Path, is_below
+from manifest_sync.model import Entry, Path, display, is_below
 from manifest_sync.plan import check_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.restore import not_in_snapshot
@@ -40,23 +42,44 @@ class ExportOptions:
 
 
 def export(
-    ws: Workspace, manifest: Manifest, options: ExportOptions, destination: Destination, state: str
+    ws: Workspace,
+    manifest: Manifest,
+    options: ExportOptions,
+    destination: Destination,
+    state: str,
+    adopted: Callable[[], frozenset[Path]] = frozenset,
 ) -> RunReport:
     """Make the destination hold the selected files of a snapshot.
 
     Args:
         state: where the state of this destination is kept.
+        adopted: finds the paths at the destination of objects that the repository needs where they lie.
 
     Raises:
-        UsageError: the snapshot has nothing at one of the paths.
+        UsageError: the snapshot has nothing at one of the paths, or it would destroy an adopted object.
         SafetyLimit: it would delete more than ``max_delete`` allows, or the disk is too small.
         ManifestSyncError: anything else that stopped the run; every file is whole, old or new.
     """
     report = RunReport("export", "", options.dry_run)
     report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
-    _Export(ws, manifest, options, destination, state, report).run()
+    _Export(ws, manifest, options, destination, state, report, adopted).run()
     report.skipped.sort()
     return report
+
+
+def adopted_at(
+    ws: Workspace, manifests: Sequence[Manifest], destination: Location, bucket: Location
+) -> frozenset[Path]:
+    """The paths at a destination of what snapshots need and have only there: adopted objects."""
+    pages = {page.id: page for manifest in manifests for page in manifest.pages}
+    urls = {
+        pack.url
+        for _, entries in ws.repository.load_pages(list(pages.values()), {})
+        for entry in entries
+        for pack in packs_of(entry)
+    }
+    found = (path_at(url, destination, bucket) for url in urls)
+    return frozenset(path for path in found if path is not None)
 
 
 class _Export:
@@ -70,8 +93,10 @@ class _Export:
         destination: Destination,
         state: str,
         report: RunReport,
+        adopted: Callable[[], frozenset[Path]],
     ) -> None:
         self._ws = ws
+        self._adopted = adopted
         self._manifest = manifest
         self._options = options
         self._to = destination
@@ -99,6 +124,7 @@ class _Export:
             away = sorted(path for path in present if path not in selected)
             check_no_repository(self._to.name, away)
             check_deletions(len(away), len(present), options.max_delete)
+        self._check_adopted([*(path for path, there in self._write.items() if there is not None), *away])
         report.deleted = len(away)
         if options.dry_run:
             actions = self._actions | dict.fromkeys(away, "delete")
@@ -151,6 +177,16 @@ class _Export:
         if missing:
             raise not_in_snapshot(min(missing), self._manifest)
         return selected
+
+    def _check_adopted(self, touched: Sequence[Path]) -> None:
+        """An adopted object is the only copy that the repository has: it is neither replaced nor deleted."""
+        needed = self._adopted().intersection(touched) if touched else frozenset[Path]()
+        if needed:
+            raise UsageError(
+                f"{self._to.name} holds {len(needed)} adopted objects that this would replace or delete, "
+                f"among them {display(min(needed))}; the bucket has their content nowhere else",
+                "export to a folder or a prefix of its own",
+            )
 
     def _judge(self, entry: Entry, there: There | None, record: Exported | None) -> None:
         report, path, identity = self._report, entry.path, self._to.identity(entry)

@@ -245,6 +245,25 @@ def test_gc_and_repair_leave_what_is_outside_alone(world: World) -> None:
     assert contents(laptop) == {"a": b"another", "b": b"b content"}
 
 
+@pytest.mark.parametrize("options", [{"only": ["a"], "prune": True}, {}])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_an_export_spares_what_was_adopted(world: World, options: dict[str, Any], is_linked: bool) -> None:
+    """It is the only copy that the bucket has: neither pruned nor replaced, however the place is spelled."""
+    world.put("a", "a")
+    world.put("sub/b", "b")
+    world.adopt()
+    if not options:
+        world.put("a", "another tool's")
+    before = world.outside()
+    link = world.folder / "link"
+    link.symlink_to(world.plain)
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match="adopted objects"):
+            world.gpu.project().export(str(link if is_linked else world.plain), dry_run=dry_run, **options)
+    assert world.outside() == before
+    assert world.gpu.project().export(str(world.folder / "apart"), only=["sub"]).new == 1
+
+
 def test_drop_asks_whether_the_object_is_still_there(world: World) -> None:
     for name in ("a", "b"):
         world.put(name, name)
