@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +212,7 @@ class Project(ProjectStart):
         from manifest_sync.drop import drop
 
         wanted = parse_scope(paths, self.config.root)
-        with self.workspace(tuple(self.config.groups)) as ws:
+        with self.workspace(tuple(self.config.groups)) as ws, self._selection_kept(ws):
             return self._timed(ws, lambda: drop(ws, wanted, dry_run=dry_run))
 
     def track(self, paths: Sequence[str], *, everything: bool = False) -> TrackReport:
@@ -246,11 +247,22 @@ class Project(ProjectStart):
             write_selection(self.state_dir(), report.selection)
         return report
 
+    @contextmanager
+    def _selection_kept(self, ws: Workspace) -> Iterator[None]:
+        """Around a command that is not bounded by the selection: outside of it there is no base afterwards
+        either, or an absence there would count as a deletion once it is selected again (P12)."""
+        selection = self.selection()
+        try:
+            yield
+        finally:
+            if selection:
+                ws.index.forget_base_outside(Scope(selection).ranges())
+
     def undo(self, run: str = "") -> RunReport:
         """Take back what a pull, restore or drop did; default: the last one."""
         from manifest_sync.undo import undo
 
-        with self.workspace(tuple(self.config.groups)) as ws:
+        with self.workspace(tuple(self.config.groups)) as ws, self._selection_kept(ws):
             return self._timed(ws, lambda: undo(ws, run))
 
     def trash(self) -> list[RunTrash]:

@@ -150,6 +150,22 @@ def test_tracking_what_was_dropped_brings_it_back(pair: tuple[Machine, Machine])
     assert len(names(gpu)) == 10
 
 
+@pytest.mark.parametrize("command", ["undo", "drop -n"])
+def test_no_command_leaves_a_base_outside_the_selection(pair: tuple[Machine, Machine], command: str) -> None:
+    """Else what is gone there would be deleted in the bucket as soon as everything is selected again."""
+    gpu, _ = pair
+    if command == "undo":
+        assert gpu.project().drop(["exp3"]).deleted
+    gpu.project().track(["exp1"])
+    if command == "undo":
+        assert gpu.project().undo().new
+    else:
+        gpu.project().drop(["exp3"], dry_run=True)
+    shutil.rmtree(gpu.root / "exp3")
+    gpu.project().track((), everything=True)
+    assert gpu.push("full", max_delete="100%").deleted == 0
+
+
 def test_what_cannot_be_left_out(pair: tuple[Machine, Machine]) -> None:
     _, laptop = pair
     project = laptop.project()
