@@ -38,7 +38,7 @@ def judge(found: Outsider, entry: Entry | None, head: Entry | None, *, published
         # The head has it; or has what a push made of it, in which some of its chunks are left.
         return Verdict.UNCHANGED
     came_from_it = bool(head and head.chunks) and {p.url for p in packs} == {found.url}
-    came_from_it = came_from_it and head is not None and all(c.frame.pack in packs for c in head.chunks)
+    came_from_it = came_from_it and head is not None and _is_whole(head)
     if came_from_it:
         return Verdict.CHANGED
     if published:
@@ -50,6 +50,17 @@ def judge(found: Outsider, entry: Entry | None, head: Entry | None, *, published
     if entry is None:
         return Verdict.UNKNOWN
     return Verdict.UNCHANGED if entry.hash == head.hash else Verdict.CONFLICT
+
+
+def _is_whole(head: Entry) -> bool:
+    """Whether an entry is all of one object, from its beginning to its end, and so as it was adopted: what a
+    push cut off, or put into another order, may be made of nothing but chunks of it."""
+    pack, end = head.chunks[0].frame.pack, 0
+    for chunk in head.chunks:
+        if chunk.frame.pack != pack or (chunk.frame.offset, chunk.offset) != (end, 0):
+            return False
+        end += chunk.length
+    return end == pack.size
 
 
 def is_of(found: Outsider, entry: Entry | None, pack: PackRef) -> bool:

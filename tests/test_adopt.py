@@ -21,6 +21,7 @@ from botocore.config import Config
 from click.testing import CliRunner
 
 from manifest_sync.adopt_report import AdoptReport
+from manifest_sync.chunker import cut
 from manifest_sync.cli.main import main
 from manifest_sync.errors import FormatError, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.etags import MIB, PartsMd5, part_sizes
@@ -181,6 +182,21 @@ def test_what_the_bucket_has_otherwise_is_a_conflict_and_stays(world: World) -> 
     laptop = world.machine("laptop")
     laptop.pull()
     assert laptop.read("a") == "pushed"
+
+
+def test_a_file_that_was_cut_off_here_is_an_edit_of_it(world: World) -> None:
+    """It consists of nothing but chunks of the object; when that changes too, it is a conflict (P9)."""
+    whole = secrets.token_bytes(12 << 20)
+    first = next(iter(cut(io.BytesIO(whole).read, len(whole))))
+    assert len(first) < len(whole)
+    world.put("big", whole)
+    world.adopt()
+    world.gpu.pull()
+    world.gpu.write("big", first)
+    assert world.gpu.push("copy").changed == 1
+    world.put("big", "another tool's")
+    report = world.adopt()
+    assert (report.changed, report.conflicts) == (0, [b"big"])
 
 
 def test_a_file_here_that_differs_stays_and_is_a_conflict_of_status(world: World) -> None:
