@@ -1,13 +1,15 @@
-"""What an adoption may take: only what everybody who reads the repository can read as well. Pure."""
+"""What an adoption may take: only what everybody who reads the repository can read as well."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from manifest_sync.errors import UsageError
 from manifest_sync.externals import place_of
 from manifest_sync.location import Environment, Location, parse_location
+from manifest_sync.model import is_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,25 @@ def find_source(url: str, repository: Location, environment: Environment, base: 
     place, prefix = place_of(location)
     own_place, own_prefix = place_of(repository)
     return Source(url, place, prefix, own_prefix if own_place == place else None)
+
+
+def check_apart(source: Source, *ours: str) -> None:
+    """Refuse a folder that overlaps with one of this machine's own: what is adopted has to stay as it is, and
+    there edits and every pull change it.
+
+    Raises:
+        UsageError: it does.
+    """
+    if source.place != "file://":
+        return
+    place = os.fsencode(os.path.realpath(f"/{source.prefix}")).rstrip(b"/")
+    for folder in map(os.path.realpath, ours):
+        own = os.fsencode(folder)
+        if is_below(place, own) or is_below(own, place):
+            raise UsageError(
+                f"{source.url} overlaps with {folder}, which this machine works in",
+                "`manifest-sync push` sends what is in the tree; adopt what lies outside of it",
+            )
 
 
 def _host(location: Location) -> str:

@@ -195,13 +195,14 @@ class Project(ProjectStart):
             base: what a relative folder is relative to (default: the project's folder).
 
         Raises:
-            UsageError: ``url`` cannot be read by everybody who reads the bucket.
+            UsageError: ``url`` cannot be read by everybody who reads the bucket, or overlaps with the tree.
         """
         from manifest_sync.adopt import AdoptOptions, adopt
-        from manifest_sync.adopt_source import find_source
+        from manifest_sync.adopt_source import check_apart, find_source
 
         folder = base or self.config.project_dir
         source = find_source(url, self.location(), self.environment(), folder, self.config.region)
+        check_apart(source, self.root, self.state_dir())
         scope = self.tracked_scope(Scope(self.scope(only).only, tuple(exclude)))
         options = AdoptOptions(scope, dry_run, message)
         with self.workspace(tuple(groups)) as ws:

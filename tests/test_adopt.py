@@ -433,6 +433,15 @@ def test_another_machine_publishes_meanwhile(world: World, hurried: None) -> Non
 # --- places
 
 
+@pytest.mark.parametrize("place", ["gpu/experiments", "gpu/experiments/sub", "gpu", "link"])
+def test_the_tree_is_not_adopted(world: World, place: str) -> None:
+    """Every edit and every pull there would destroy what the bucket has nowhere else."""
+    world.gpu.write("sub/a", "a")
+    (world.folder / "link").symlink_to(world.gpu.root)
+    with pytest.raises(UsageError, match="overlaps"):
+        world.gpu.project().adopt(str(world.folder / place))
+
+
 def test_the_repository_itself_is_not_adopted(world: World) -> None:
     """The plain files and the repository lie in one folder."""
     world.gpu.write("own", "own")
