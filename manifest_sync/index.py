@@ -356,6 +356,11 @@ class Index(PageTables, AdoptedTable):
         stat = None if size is None else Stat(size, mtime_ns, ctime_ns, inode & _MASK, mode)
         return Row(path, stat, clean, local, base, remote)
 
+    def has_rows(self, ranges: Ranges) -> bool:
+        """Whether any path is known there, on whichever side."""
+        sql = f"SELECT 1 FROM paths WHERE path >= ? AND path < ? AND {_COUNTS} LIMIT 1"  # noqa: S608
+        return any(self._first(sql, bounds) is not None for bounds in ranges)
+
     def has_base(self) -> bool:
         """Whether this machine and the bucket ever agreed on anything."""
         return self._first("SELECT 1 FROM paths WHERE base IS NOT NULL LIMIT 1") is not None

@@ -54,7 +54,7 @@ class Proposal:
 def note_all_left_out(ws: Workspace, scope: Scope) -> None:
     """Say so where there are files and not one of them is the bucket's: else a run that leaves everything to
     git would look like one in which all is in sync."""
-    if not ws.worktree.exists() or next(ws.index.iter_rows(scope.ranges()), None) is not None:
+    if not ws.worktree.exists() or ws.index.has_rows(scope.ranges()):
         return
     found = propose(ws.worktree, ws.ownership, scope)
     if found.left_out and not found.bucket_files:
