@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from manifest_sync import manifest as fmt
-from manifest_sync import observe, records, statcache
+from manifest_sync import observe, statcache
 from manifest_sync.diff import clashes
 from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
-from manifest_sync.merge import Change
-from manifest_sync.model import Path, json_path
+from manifest_sync.model import json_path
 from manifest_sync.pages import PageRef
+from manifest_sync.push import changes, note_attempt, record
 from manifest_sync.repository import Head, Raced
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed
@@ -86,17 +86,13 @@ class LostDropper:
         commit = ws.commit(session, self._message, sent.stored_bytes)
         added = [path for path, _, _ in ws.index.iter_planned()]
         outcome = ws.repository.publish(
-            rest, self._changes(), commit, lambda manifest: ws.index.set_meta("attempt", manifest.snapshot)
+            rest, changes(ws), commit, lambda manifest: note_attempt(ws, manifest.snapshot)
         )
         if isinstance(outcome, Head):
             self.dropped = [
                 Dropped(page, sum(page.first <= path <= page.last for path in added)) for page in lost
             ]
-            with ws.index.transaction():
-                ws.index.publish_planned()
-                ws.index.set_meta("attempt", None)
-                observe.save_head(ws, outcome)
-                observe.reflect(ws, outcome, self._scope)
+            record(ws, outcome, self._scope)
         return outcome
 
     def _is_lost(self, page: PageRef) -> bool:
@@ -126,7 +122,3 @@ class LostDropper:
                     )
                 else:
                     yield row
-
-    def _changes(self) -> Iterator[Change]:
-        for path, _, data in self._ws.index.iter_planned():
-            yield Path(path), None if data is None else records.parse_entry(path, data)
