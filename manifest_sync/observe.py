@@ -223,7 +223,7 @@ def note_nowhere(ws: Workspace, scope: Scope) -> None:
 
 
 def _is_nowhere(ws: Workspace, path: Path) -> bool:
-    if next(ws.index.iter_rows(Scope((path,)).ranges()), None) is not None:
+    if ws.index.has_rows(Scope((path,)).ranges()):
         return False
     try:
         return ws.worktree.lstat(path) is None
