@@ -214,21 +214,28 @@ def _undo_hint(report: RunReport) -> list[str]:
 def _headline(report: RunReport) -> str:
     if report.command in _HEADLINES:
         return _HEADLINES[report.command](report)
-    parts = [
+    if report.dry_run:
+        return f"dry run, {_name(report)}: would be {', '.join(_counts(report))}; nothing was done"
+    moved = human_size(report.bytes)
+    if report.stored_bytes:
+        moved += f" ({human_size(report.stored_bytes)} stored)"
+    parts = [*_counts(report), moved, _requests(report), f"{report.seconds:.1f} s"]
+    whence = "from sequence" if report.command == "restore" else "sequence"
+    return f"{_name(report)}: {', '.join(parts)}; {whence} {report.sequence}"
+
+
+def _counts(report: RunReport) -> list[str]:
+    return [
         f"{number(report.new)} new",
         f"{number(report.changed)} changed",
         f"{number(report.deleted)} deleted",
         f"{number(report.unchanged)} unchanged",
     ]
-    if report.dry_run:
-        return f"dry run, {_name(report)}: would be {', '.join(parts)}; nothing was done"
+
+
+def _requests(report: RunReport) -> str:
     requests = sum(report.requests.values())
-    moved = human_size(report.bytes)
-    if report.stored_bytes:
-        moved += f" ({human_size(report.stored_bytes)} stored)"
-    parts += [moved, f"{number(requests)} request{plural(requests)}", f"{report.seconds:.1f} s"]
-    whence = "from sequence" if report.command == "restore" else "sequence"
-    return f"{_name(report)}: {', '.join(parts)}; {whence} {report.sequence}"
+    return f"{number(requests)} request{plural(requests)}"
 
 
 def _drop_line(report: RunReport) -> str:
@@ -243,16 +250,9 @@ def _undo_line(report: RunReport) -> str:
 
 
 def _export_line(report: RunReport) -> str:
-    parts = [
-        f"{number(report.new)} new",
-        f"{number(report.changed)} changed",
-        f"{number(report.deleted)} deleted",
-        f"{number(report.unchanged)} unchanged",
-    ]
     if report.dry_run:
-        return f"dry run, export: would be {', '.join(parts)}; nothing was done"
-    requests = sum(report.requests.values())
-    parts += [human_size(report.bytes), f"{number(requests)} request{plural(requests)}"]
+        return f"dry run, export: would be {', '.join(_counts(report))}; nothing was done"
+    parts = [*_counts(report), human_size(report.bytes), _requests(report)]
     return f"exported: {', '.join(parts)}; from sequence {report.sequence}"
 
 
