@@ -61,7 +61,6 @@ class Project(ProjectStart):
             checksum: read every local file again.
             message: recorded with the snapshot.
         """
-        from manifest_sync.proposal import note_all_left_out
         from manifest_sync.pull import pull
         from manifest_sync.push import push
 
@@ -74,8 +73,7 @@ class Project(ProjectStart):
             except ManifestSyncError as error:
                 # What the pull did is done, and must be told.
                 return SyncReport(pulled, RunReport("push", "copy", send.dry_run), error)
-            note_nowhere(ws, send.scope)
-            note_all_left_out(ws, send.scope)
+            _point_out(ws, send.scope)
         return SyncReport(pulled, pushed)
 
     def watch(
@@ -100,8 +98,6 @@ class Project(ProjectStart):
         Raises:
             UsageError: another mode.
         """
-        from manifest_sync.gitinfo import tracked_files
-        from manifest_sync.ownership import Ownership
         from manifest_sync.push import push
         from manifest_sync.selection import common
         from manifest_sync.settle import Settle
@@ -111,9 +107,8 @@ class Project(ProjectStart):
         if mode not in ("new", "copy"):
             raise UsageError(f"watch does not delete, so there is no --{mode}", "use --new or --copy")
         given = {"only": only, "exclude": exclude, "groups": groups, "message": message}
-        config = self.config
-        whole, with_groups = run_options("push", mode, config, **given)  # type: ignore[arg-type]
-        settle = Settle(round(options.settle * 1e9), config.trust_ctime)
+        whole, with_groups = run_options("push", mode, self.config, **given)  # type: ignore[arg-type]
+        settle = Settle(round(options.settle * 1e9), self.config.trust_ctime)
 
         def push_some(paths: tuple[Path, ...] | None) -> RunReport:
             # Asked each time, because `track` may have changed what this machine looks at.
@@ -126,11 +121,12 @@ class Project(ProjectStart):
             with self.workspace(with_groups) as ws:
                 return self._timed(ws, lambda: push(ws, replace(asked, scope=scope, settle=settle)))
 
-        tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
+        ownership, warning = self._ownership(with_groups)
         if warning:
             teller.note(warning)
-        wanted = hint_filter(whole.scope, Ownership(config.all_rules, config.groups, with_groups, tracked))
-        with Events(self.root, wanted, no_events(self.root, self._env)) as events:
+        with Events(
+            self.root, hint_filter(whole.scope, ownership), no_events(self.root, self._env)
+        ) as events:
             return Watch(
                 options,
                 push_some,
@@ -293,13 +289,10 @@ class Project(ProjectStart):
         mode: str,
         asked: Mapping[str, object],
     ) -> RunReport:
-        from manifest_sync.proposal import note_all_left_out
-
         options, groups = self._options(command, mode, asked)
         with self.workspace(groups) as ws:
             report = self._timed(ws, lambda: operation(ws, options))
-            note_nowhere(ws, options.scope)
-            note_all_left_out(ws, options.scope)
+            _point_out(ws, options.scope)
         return report
 
     def _options(
@@ -312,14 +305,12 @@ class Project(ProjectStart):
         self, offline: bool = False, only: Sequence[str] = (), groups: Sequence[str] = ()
     ) -> StatusReport:
         """What differs between here and the bucket; nothing but the local cache is written."""
-        from manifest_sync.proposal import note_all_left_out
         from manifest_sync.status import status
 
         scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(groups), must_lock=False) as ws:
             report = self._timed(ws, lambda: status(ws, scope, offline=offline))
-            note_nowhere(ws, scope)
-            note_all_left_out(ws, scope)
+            _point_out(ws, scope)
         return report
 
     def rebuild_index(self) -> RunReport:
@@ -328,3 +319,11 @@ class Project(ProjectStart):
 
         with self.workspace((), new_index=True) as ws:
             return self._timed(ws, lambda: rebuild_index(ws, self.tracked_scope(Scope.everything())))
+
+
+def _point_out(ws: Workspace, scope: Scope) -> None:
+    """Say what would make a run that found nothing to do look like one in which all is in sync."""
+    from manifest_sync.proposal import note_all_left_out
+
+    note_nowhere(ws, scope)
+    note_all_left_out(ws, scope)

@@ -161,24 +161,17 @@ class ProjectFolder:
             if selection:
                 # Whoever set a base there: see `selection`.
                 index.forget_base_outside(Scope(selection).ranges())
-            config = self.config
-            tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset(), "")
+            ownership, warning = self._ownership(groups)
             if warning:
                 self._progress.note(warning)
-            worktree = Worktree(
-                self.root,
-                state,
-                symlinks=config.symlinks,
-                trust_ctime=config.trust_ctime,
-                trust_inode=config.trust_inode,
-            )
+            worktree = self._worktree()
             stack.callback(worktree.close)
             self._told = Counter(self.store().requests)
             yield Workspace(
                 worktree=worktree,
                 index=index,
                 repository=Repository(self.store(), index, jobs=self._jobs),
-                ownership=Ownership(config.all_rules, config.groups, groups, tracked),
+                ownership=ownership,
                 progress=self._progress,
                 machine=self.machine_id(),
                 host=platform.node(),
@@ -189,6 +182,23 @@ class ProjectFolder:
                 random_bytes=secrets.token_bytes,
                 sleep=time.sleep,
             )
+
+    def _ownership(self, groups: tuple[str, ...] = ()) -> tuple[Ownership, str]:
+        """Who owns what, with these groups; and a warning where git could not be asked."""
+        config = self.config
+        tracked, warning = tracked_files(self.root) if config.git_tracked else (frozenset[bytes](), "")
+        return Ownership(config.all_rules, config.groups, groups, tracked), warning
+
+    def _worktree(self) -> Worktree:
+        """The tree, for whoever closes it."""
+        config = self.config
+        return Worktree(
+            self.root,
+            self.state_dir(),
+            symlinks=config.symlinks,
+            trust_ctime=config.trust_ctime,
+            trust_inode=config.trust_inode,
+        )
 
     @contextmanager
     def other_folder(self, path: str) -> Iterator[Worktree]:

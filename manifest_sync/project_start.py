@@ -82,18 +82,14 @@ class ProjectStart(ProjectExport):
 
     def propose(self) -> Proposal | None:
         """What this configuration's rules leave out of the tree, None without a tree. Reads only names."""
-        from manifest_sync.gitinfo import tracked_files
-        from manifest_sync.ownership import Ownership
         from manifest_sync.proposal import propose
-        from manifest_sync.worktree import Worktree
 
         if not os.path.isdir(self.root):
             return None
-        config = self.config
-        tracked, _ = tracked_files(self.root) if config.git_tracked else (frozenset[bytes](), "")
-        worktree = Worktree(self.root, self.state_dir(), symlinks=config.symlinks)
+        ownership, _ = self._ownership()
+        worktree = self._worktree()
         try:
-            return propose(worktree, Ownership(config.all_rules, config.groups, (), tracked))
+            return propose(worktree, ownership)
         finally:
             worktree.close()
 
