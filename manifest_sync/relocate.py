@@ -1,25 +1,21 @@
 """Publishing what is here in new packs: for files of the head whose packs are lost and cannot be made anew.
 
-The entries stay as they are but for the places of the hurt chunks. The journal of uploaded chunks (``sent``)
-remembers what has arrived, as for a repack.
+The entries stay as they are but for the places of the hurt chunks; see `mover`, which repacking uses too.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from manifest_sync import manifest as fmt
-from manifest_sync import observe, records
+from manifest_sync import observe
 from manifest_sync.errors import Damaged
 from manifest_sync.localchunks import LocalChunks, Place
 from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change
 from manifest_sync.model import ChunkRef, Entry, Hash, Path
-from manifest_sync.packer import Packer, Slot
+from manifest_sync.mover import Mover
 from manifest_sync.repository import Head, Raced
-from manifest_sync.upload import drop_collected
 from manifest_sync.workspace import Workspace
 
 Hurt = dict[ChunkRef, list[Place]]
@@ -51,19 +47,20 @@ def relocate(
     Raises:
         Damaged: a page that the change falls in cannot be read.
     """
-    mover = _Mover(ws, head, hurt)
+    relocator = _Relocator(ws, head, hurt)
+    mover = relocator.mover
     try:
-        mover.send()
+        relocator.send()
     finally:
         mover.close()
-    changes = list(mover.iter_changes())
+    changes = list(relocator.iter_changes())
     if not changes and revise(head.manifest) == head.manifest:
         return head
-    commit = ws.commit(mover.session, message or "push --repair", mover.packer.stored_bytes)
+    commit = ws.commit(mover.session, message or "push --repair", mover.stored_bytes)
     outcome = ws.repository.publish(head, changes, commit, revise=revise)
     if isinstance(outcome, Head):
         done.paths = [path for path, _ in changes]
-        done.stored_bytes += mover.packer.stored_bytes
+        done.stored_bytes += mover.stored_bytes
         observe.save_head(ws, outcome)
     return outcome
 
@@ -91,23 +88,12 @@ def _hurt_entries(ws: Workspace, head: Head, hurt: Hurt) -> Iterator[Entry]:
                 yield entry
 
 
-class _Mover:
+class _Relocator:
     def __init__(self, ws: Workspace, head: Head, hurt: Hurt) -> None:
         self._ws = ws
         self._head = head
         self._hurt = hurt
-        self._fence = head.manifest.fence
-        self._bad = {chunk.frame.pack for chunk in hurt}
-        self._slots: deque[Slot] = deque()
-        self.session = ws.new_session(self._fence)
-        store, session = ws.repository.store, self.session
-        self.packer = Packer(
-            lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs
-        )
-        drop_collected(ws, head)
-
-    def close(self) -> None:
-        self.packer.close()
+        self.mover = Mover(ws, head, {chunk.frame.pack for chunk in hurt})
 
     def send(self) -> None:
         """Upload the hurt chunks that entries of the head need, as far as they are here."""
@@ -116,15 +102,13 @@ class _Mover:
             for entry in _hurt_entries(self._ws, self._head, self._hurt):
                 for chunk in entry.chunks:
                     places = self._hurt.get(chunk)
-                    if places is None or chunk.id in tried or self._place(chunk.id) is not None:
+                    if places is None or chunk.id in tried or self.mover.place(chunk.id) is not None:
                         continue
                     tried.add(chunk.id)
                     data = local.read(chunk.id, chunk.length, places)
                     if data is not None:
-                        self._slots.append(self.packer.add(chunk.id, data))
-                        self._record()
-        self.packer.finish()
-        self._record()
+                        self.mover.add(chunk.id, data)
+        self.mover.finish()
 
     def iter_changes(self) -> Iterator[Change]:
         """The entries that are whole again, in path order."""
@@ -135,18 +119,4 @@ class _Mover:
                 yield entry.path, replace(entry, chunks=whole)
 
     def _moved(self, chunk: ChunkRef) -> ChunkRef | None:
-        return self._place(chunk.id) if chunk in self._hurt else chunk
-
-    def _place(self, chunk_id: Hash) -> ChunkRef | None:
-        """Where the chunk has been uploaded to; a place in a damaged pack is none."""
-        sent = self._ws.index.sent(chunk_id)
-        place = None if sent is None else records.parse_chunk(chunk_id, sent[0])
-        return None if place is None or place.frame.pack in self._bad else place
-
-    def _record(self) -> None:
-        self.packer.settle()
-        done = []
-        while self._slots and (ref := self._slots[0].ref) is not None:
-            done.append((self._slots.popleft().id, records.encode_chunk(ref), self._fence))
-        if done:
-            self._ws.index.put_sent(done)
+        return self.mover.place(chunk.id) if chunk in self._hurt else chunk

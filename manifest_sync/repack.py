@@ -1,26 +1,21 @@
 """Repacking: the live content of packs that are mostly dead is written anew, as an ordinary publish.
 
-Only the head's entries can be given new places; the old packs go once no retained snapshot names them. A
-push's journal of uploaded chunks (``sent``) remembers what has arrived, so that a lost race or a kill does
-not send it twice, and a collection in between is noticed as a push notices it.
+Only the head's entries can be given new places; the old packs go once no retained snapshot names them.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from manifest_sync import manifest as fmt
-from manifest_sync import observe, records
+from manifest_sync import observe
 from manifest_sync.fetch import MissingContent, fetch
 from manifest_sync.merge import Change
 from manifest_sync.model import ChunkRef, Entry, Hash, PackRef
-from manifest_sync.packer import Packer, Slot
+from manifest_sync.mover import Mover
 from manifest_sync.repository import Head, Raced
 from manifest_sync.retention import REPACK_MESSAGE
 from manifest_sync.trace import Tracer, Wasteful
-from manifest_sync.upload import drop_collected
 from manifest_sync.workspace import Workspace
 
 BATCH_CHUNKS = 20_000
@@ -44,39 +39,30 @@ def repack(ws: Workspace, head: Head, tracer: Tracer, victims: Sequence[Wasteful
     Raises:
         Damaged: a pack does not hold what the head says.
     """
-    mover = _Mover(ws, head, tracer, frozenset(victim.pack for victim in victims))
+    repacker = _Repacker(ws, head, tracer, frozenset(victim.pack for victim in victims))
+    mover = repacker.mover
     try:
-        mover.move()
+        repacker.move()
     except MissingContent as missing:
         raise missing.as_damage(ws.repository.store.location) from None
     finally:
         mover.close()
-    commit = ws.commit(mover.session, REPACK_MESSAGE, mover.packer.stored_bytes)
-    outcome = ws.repository.publish(head, mover.iter_changes(), commit)
+    commit = ws.commit(mover.session, REPACK_MESSAGE, mover.stored_bytes)
+    outcome = ws.repository.publish(head, repacker.iter_changes(), commit)
     if isinstance(outcome, Head):
         # The index needs no more: no entry's state has changed, and whoever plans next reads the pages.
         observe.save_head(ws, outcome)
-    return Repacked(outcome, mover.packer.stored_bytes)
+    return Repacked(outcome, mover.stored_bytes)
 
 
-class _Mover:
+class _Repacker:
     def __init__(self, ws: Workspace, head: Head, tracer: Tracer, victims: frozenset[PackRef]) -> None:
         self._ws = ws
-        self._fence = head.manifest.fence
         self._victims = victims
         self._pages = [
             page for page in head.manifest.pages if not victims.isdisjoint(tracer.packs_of([page]))
         ]
-        self.session = ws.new_session(self._fence)
-        store, session = ws.repository.store, self.session
-        self.packer = Packer(
-            lambda pack_id, body: store.put(fmt.pack_key(session, pack_id), body), session, jobs=ws.jobs
-        )
-        self._slots: deque[Slot] = deque()
-        drop_collected(ws, head)
-
-    def close(self) -> None:
-        self.packer.close()
+        self.mover = Mover(ws, head, victims)
 
     def move(self) -> None:
         """Upload what the head uses of the victims, as far as it was not uploaded before."""
@@ -85,15 +71,14 @@ class _Mover:
         for _, entries in self._ws.repository.load_pages(self._pages):
             for entry in entries:
                 for chunk in self._misplaced(entry):
-                    if chunk.id not in wanted and self._place(chunk.id) is None:
+                    if chunk.id not in wanted and self.mover.place(chunk.id) is None:
                         wanted[chunk.id] = (entry, chunk)
                         size += chunk.length
             if len(wanted) >= BATCH_CHUNKS or size >= BATCH_BYTES:
                 self._copy(wanted)
                 wanted, size = {}, 0
         self._copy(wanted)
-        self.packer.finish()
-        self._record()
+        self.mover.finish()
 
     def iter_changes(self) -> Iterator[Change]:
         """The entries that have moved, in path order."""
@@ -108,27 +93,12 @@ class _Mover:
     def _moved(self, chunk: ChunkRef) -> ChunkRef:
         if chunk.frame.pack not in self._victims:
             return chunk
-        place = self._place(chunk.id)
+        place = self.mover.place(chunk.id)
         assert place is not None
         return place
-
-    def _place(self, chunk_id: Hash) -> ChunkRef | None:
-        """Where the chunk has been uploaded to; a place in a pack that is to go is none."""
-        sent = self._ws.index.sent(chunk_id)
-        place = None if sent is None else records.parse_chunk(chunk_id, sent[0])
-        return None if place is None or place.frame.pack in self._victims else place
 
     def _copy(self, wanted: dict[Hash, tuple[Entry, ChunkRef]]) -> None:
         # One entry a chunk: of a big file only what lies in the victims is fetched.
         alone = [replace(entry, chunks=(chunk,)) for entry, chunk in wanted.values()]
         for piece in fetch(self._ws.repository.store, alone, jobs=self._ws.jobs):
-            self._slots.append(self.packer.add(piece.entry.chunks[0].id, piece.data))
-            self._record()
-
-    def _record(self) -> None:
-        self.packer.settle()
-        done = []
-        while self._slots and (ref := self._slots[0].ref) is not None:
-            done.append((self._slots.popleft().id, records.encode_chunk(ref), self._fence))
-        if done:
-            self._ws.index.put_sent(done)
+            self.mover.add(piece.entry.chunks[0].id, piece.data)

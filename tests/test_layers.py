@@ -32,7 +32,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"statcache"},
     {"observe", "fetch", "probe", "rights", "localchunks", "packbuild", "verify_pages", "verify_packs"},
     {"verify_external", "adopt_read", "adopt_past"},
-    {"decide", "upload", "landing", "races"},
+    {"decide", "upload", "mover", "landing", "races"},
     {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
     {"owners", "proposal", "export", "export_folder", "export_store"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
