@@ -16,7 +16,7 @@ from manifest_sync.fetch import MissingContent, fetch
 from manifest_sync.initialize import NoCache
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry
-from manifest_sync.pages import parse_page
+from manifest_sync.pages import is_boundary, parse_page
 from manifest_sync.repository import Commit, Head, Repository
 from manifest_sync.stores.base import Store
 from manifest_sync.stores.directory import DirectoryStore
@@ -24,6 +24,12 @@ from tests.machines import Machine
 
 HARMS = ("missing", "truncated", "flipped", "other")
 SHELVES = ("snapshots/", "pages/", "packs/", "history/", "gc/", "manifest.json")
+
+
+def boundary_names(prefix: str) -> Iterator[str]:
+    """Names after which a page ends."""
+    names = (f"{prefix}{number:05}.json" for number in range(100_000))
+    return (name for name in names if is_boundary(name.encode()))
 
 
 class Bucket:
@@ -122,6 +128,15 @@ class Bucket:
                 for entry in parse_page(decompress(self.body(key), 1 << 30), ref.id):
                     found[manifest.sequence, bytes(entry.path)] = (key, entry)
         return found
+
+    def entry(self, path: bytes) -> Entry:
+        """What the head has at a path."""
+        return self.content()[self.head().manifest.sequence, path][1]
+
+    def pack_of(self, path: bytes) -> str:
+        """The key of the pack that a file begins in."""
+        pack = self.entry(path).chunks[0].frame.pack
+        return fmt.pack_key(pack.session, pack.id)
 
     def hurt(self, content: dict[tuple[int, bytes], tuple[str, Entry]]) -> set[tuple[int, bytes]]:
         """Which of ``content`` cannot be fetched now: the truth that a report is compared with."""

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -19,12 +18,11 @@ from manifest_sync.merge import merge_pages
 from manifest_sync.model import Entry as ModelEntry
 from manifest_sync.model import EntryType, Hash, Writer
 from manifest_sync.model import Path as ModelPath
-from manifest_sync.pagecut import is_boundary
 from manifest_sync.pages import PageRef
 from manifest_sync.report import RunReport, StatusReport
 from manifest_sync.stores.directory import DirectoryStore
 from tests import bucket_check
-from tests.damage import Bucket, clone
+from tests.damage import Bucket, boundary_names, clone
 from tests.machines import Machine
 from tests.paused_store import PausedStore
 
@@ -49,23 +47,12 @@ class World:
         return self._lose(fmt.page_key(page.session, page.id))
 
     def lose_pack(self, path: bytes) -> Callable[[], None]:
-        return self._lose(self.pack_of(path))
-
-    def pack_of(self, path: bytes) -> str:
-        head = self.bucket.head().manifest.sequence
-        pack = self.bucket.content()[head, path][1].chunks[0].frame.pack
-        return fmt.pack_key(pack.session, pack.id)
+        return self._lose(self.bucket.pack_of(path))
 
     def _lose(self, key: str) -> Callable[[], None]:
         body = self.bucket.body(key)
         self.bucket.store.delete(key)
         return lambda: self.bucket.store.put(key, body)
-
-
-def _last_name(folder: str) -> str:
-    """A name after which a page ends, and behind every other in its folder."""
-    names = (f"{folder}/z{number:05}.json" for number in range(100_000))
-    return next(islice((name for name in names if is_boundary(name.encode())), 1))
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +62,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     late = Machine(folder / "late", str(folder / "bucket"))
     dice = Random("hurt")
     for number in range(3):
-        for name in (*(f"exp{number}/{n:02}.json" for n in range(10)), _last_name(f"exp{number}")):
+        for name in (
+            *(f"exp{number}/{n:02}.json" for n in range(10)),
+            next(boundary_names(f"exp{number}/z")),
+        ):
             gpu.write(name, json.dumps({"name": name, "noise": dice.random()}))
         gpu.write(f"exp{number}/noise.bin", dice.randbytes(300_000))
         gpu.push()
     world = World(gpu, late, folder / "bucket")
     assert len({world.page_of(f"exp{n}/05.json".encode()).id for n in range(3)}) == 3
-    assert len({world.pack_of(f"exp{n}/05.json".encode()) for n in range(3)}) == 3
+    assert len({world.bucket.pack_of(f"exp{n}/05.json".encode()) for n in range(3)}) == 3
     return world
 
 
@@ -118,7 +108,7 @@ def test_a_lost_pack_hurts_only_its_files(world: World) -> None:
 
 
 def test_a_pack_that_ends_too_soon_or_is_flipped_hurts_only_what_lies_there(world: World) -> None:
-    key = world.pack_of(b"exp1/05.json")
+    key = world.bucket.pack_of(b"exp1/05.json")
     body = world.bucket.body(key)
     content = world.bucket.content()
     for number, harmed in enumerate((body[: len(body) // 2], body[:5000] + b"X" + body[5001:])):
@@ -163,7 +153,7 @@ def test_restore_brings_what_there_is(world: World, tmp_path: Path) -> None:
 
 def test_what_a_collection_moved_meanwhile_is_not_lost(world: World) -> None:
     """The content is elsewhere by the time it is asked for: the pull plans again with the new head."""
-    key = world.pack_of(b"exp1/05.json")
+    key = world.bucket.pack_of(b"exp1/05.json")
 
     def move() -> None:
         for name in of(world, "exp1/"):

@@ -236,12 +236,7 @@ def test_a_push_that_was_killed_before_its_swap_is_published(pair: tuple[Machine
     commit_and_push(gpu, "exp/a", "a")
     laptop.pull()
     laptop.write("exp/b", "b")
-    faulty = FaultyStore(store_of(laptop))
-    faulty.add_fault("put_if", kind="crash")
-    laptop.store = faulty
-    with faulty, pytest.raises(Crash):
-        laptop.push()
-    laptop.store = None
+    die_at_the_swap(laptop)
     lose_head(gpu)
     report = restore(gpu)
     assert report.restored is not None
@@ -257,17 +252,21 @@ def test_a_push_that_was_killed_before_its_swap_is_published(pair: tuple[Machine
     assert laptop.read("exp/b") == "changed"
 
 
+def die_at_the_swap(machine: Machine) -> None:
+    faulty = FaultyStore(store_of(machine))
+    faulty.add_fault("put_if", kind="crash")
+    machine.store = faulty
+    with faulty, pytest.raises(Crash):
+        machine.push()
+    machine.store = None
+
+
 def fork(gpu: Machine, laptop: Machine) -> tuple[Manifest, Manifest]:
     """Two leaves of one parent: the laptop's push came first, the gpu's died at its swap."""
     commit_and_push(gpu, "exp/a", "a")
     laptop.pull()
     gpu.write("exp/gpu", "g")
-    faulty = FaultyStore(store_of(gpu))
-    faulty.add_fault("put_if", kind="crash")
-    gpu.store = faulty
-    with faulty, pytest.raises(Crash):
-        gpu.push()
-    gpu.store = None
+    die_at_the_swap(gpu)
     head = commit_and_push(laptop, "exp/laptop", "l")
     repository = repository_of(gpu)
     others = [pair for pair in list_snapshots(repository) if pair[0] == 2 and pair[1] != head.snapshot]

@@ -16,15 +16,13 @@ import pytest
 from manifest_sync import canonical
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import Damaged
-from manifest_sync.model import Entry
-from manifest_sync.pagecut import is_boundary
 from manifest_sync.repair import RepairReport
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.stores.memory import MemoryStore
 from manifest_sync.stores.s3 import S3Store
 from tests import bucket_check
 from tests.conftest import Soak
-from tests.damage import HARMS, Bucket, clone
+from tests.damage import HARMS, Bucket, boundary_names, clone
 from tests.faulty_store import Crash, FaultyStore
 from tests.machines import Machine
 from tests.paused_store import PausedStore
@@ -52,19 +50,6 @@ class World:
         assert (report.damaged, report.unchecked) == ([], [])
         assert bucket_check.examine(bucket_check.folder(self.folder)).problems == []
 
-    def pack_of(self, path: bytes) -> str:
-        ref = self.entry(path).chunks[0].frame.pack
-        return fmt.pack_key(ref.session, ref.id)
-
-    def entry(self, path: bytes) -> Entry:
-        return self.bucket.content()[self.bucket.head().manifest.sequence, path][1]
-
-
-def _boundaries(folder: str, count: int) -> list[str]:
-    """Names after which a page ends."""
-    names = (f"{folder}/{number:05}.json" for number in range(100_000))
-    return list(islice((name for name in names if is_boundary(name.encode())), count))
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -74,7 +59,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     laptop = Machine(folder / "laptop", str(folder / "bucket"))
     dice = Random("made")
     for number in range(6):
-        for name in [*_boundaries(f"exp{number}", 1), *(f"exp{number}/{n:02}.json" for n in range(12))]:
+        for name in [
+            *islice(boundary_names(f"exp{number}/"), 1),
+            *(f"exp{number}/{n:02}.json" for n in range(12)),
+        ]:
             text = json.dumps(
                 {"name": name, "text": "lorem ipsum " * dice.randrange(200), "r": dice.random()}
             )
@@ -158,14 +146,14 @@ def test_a_dry_run_says_and_does_nothing(world: World) -> None:
 
 def test_what_is_not_here_is_named_with_where_it_may_be(world: World) -> None:
     lost = b"exp3/04.json"
-    pack = world.pack_of(lost)
+    pack = world.bucket.pack_of(lost)
     (world.laptop.root / lost.decode()).write_text("another content")
     files = bucket_check.head_files(bucket_check.folder(world.folder))
     world.bucket.store.delete(pack)
     report = world.repair()
     assert report.exit_code == 7
     assert [[bytes(f.path) for f in d.files if f.head] for d in report.left] == [[lost]]
-    assert report.left[0].hosts == {world.entry(lost).writer.host: report.left[0].count}
+    assert report.left[0].hosts == {world.bucket.entry(lost).writer.host: report.left[0].count}
     assert [reason for key, reason in report.tried if key == pack] == [
         "the content of exp3/04.json is not here"
     ]
@@ -182,7 +170,7 @@ def test_what_is_not_here_is_named_with_where_it_may_be(world: World) -> None:
 
 def test_other_machines_see_no_change_where_content_was_sent_anew(world: World) -> None:
     lost = b"exp3/04.json"
-    world.bucket.store.delete(world.pack_of(lost))
+    world.bucket.store.delete(world.bucket.pack_of(lost))
     (world.laptop.root / lost.decode()).unlink()
     assert world.repair().moved
     assert not world.gpu.status().has_drift
@@ -194,7 +182,7 @@ def test_other_machines_see_no_change_where_content_was_sent_anew(world: World) 
 
 def test_what_is_only_in_the_trash_counts(world: World) -> None:
     lost = b"exp3/04.json"
-    pack = world.pack_of(lost)
+    pack = world.bucket.pack_of(lost)
     body = world.bucket.body(pack)
     world.gpu.write(lost.decode(), "newer")
     world.gpu.push("copy")
@@ -209,7 +197,7 @@ def test_what_is_only_in_the_trash_counts(world: World) -> None:
 def test_a_damaged_pack_gives_what_is_good_of_it(world: World) -> None:
     """Only the content of the frame that is bad has to be here."""
     path = b"exp2/big.bin"
-    entry = world.entry(path)
+    entry = world.bucket.entry(path)
     chunk = entry.chunks[-1]
     pack = fmt.pack_key(chunk.frame.pack.session, chunk.frame.pack.id)
     body = bytearray(world.bucket.body(pack))
@@ -227,7 +215,7 @@ def test_a_page_that_no_one_keeps_stays_named(world: World) -> None:
     stranger = Machine(world.folder.parent / "stranger", str(world.folder))
     page = world.bucket.head().manifest.pages[1]
     key = fmt.page_key(page.session, page.id)
-    pack = world.pack_of(page.last)
+    pack = world.bucket.pack_of(page.last)
     world.bucket.store.delete(key)
     other = next(k for k in world.bucket.keys("packs/") if k != pack)
     world.bucket.store.delete(other)
@@ -243,7 +231,7 @@ def test_another_compressor_means_new_packs(world: World, monkeypatch: pytest.Mo
     """The frames cannot be made byte for byte: then the head's files are sent anew."""
     monkeypatch.setattr(canonical, "ZSTD_LEVEL", 9)
     monkeypatch.setattr(canonical, "_codecs", canonical._Codecs())
-    pack = world.pack_of(b"exp4/01.json")
+    pack = world.bucket.pack_of(b"exp4/01.json")
     world.bucket.store.delete(pack)
     report = world.repair()
     assert "zstd" in dict(report.tried)[pack]
@@ -298,7 +286,7 @@ def test_a_snapshot_that_this_machine_saw_last_comes_back(world: World) -> None:
 def test_a_key_that_a_collection_may_delete_is_not_written_again(world: World) -> None:
     """The head should reach no such thing; if it does, content goes to new keys."""
     path = b"exp3/04.json"
-    pack = world.pack_of(path)
+    pack = world.bucket.pack_of(path)
     world.bucket.collect(pack)
     report = world.repair()
     assert dict(report.tried)[pack] == "a collection was allowed to delete it"
@@ -308,7 +296,7 @@ def test_a_key_that_a_collection_may_delete_is_not_written_again(world: World) -
 
 
 def test_an_unreadable_list_stands_in_no_ones_way(world: World) -> None:
-    pack = world.pack_of(b"exp3/04.json")
+    pack = world.bucket.pack_of(b"exp3/04.json")
     lists = world.bucket.keys("gc/")
     for key in [*lists, pack]:
         world.bucket.store.delete(key)
@@ -325,7 +313,7 @@ def test_a_push_in_between_is_kept(world: World) -> None:
     """Another machine publishes between the look and the swap: the repair goes on top of it."""
     lost = b"exp3/04.json"
     (world.laptop.root / lost.decode()).unlink()
-    world.bucket.store.delete(world.pack_of(lost))
+    world.bucket.store.delete(world.bucket.pack_of(lost))
     other = clone(world.gpu, world.folder.parent / "other", world.folder)
     other.write("exp9/new", "new")
     with PausedStore(DirectoryStore(str(world.folder))) as store:
@@ -334,14 +322,14 @@ def test_a_push_in_between_is_kept(world: World) -> None:
         report = world.laptop.project().repair()
     assert report.moved
     assert {bytes(f.path) for d in report.left for f in d.files if f.head} == {lost}
-    assert world.entry(b"exp9/new").size == 3
+    assert world.bucket.entry(b"exp9/new").size == 3
 
 
 def test_a_collection_in_between_takes_nothing_that_is_needed(world: World) -> None:
     """It may name the new packs, which no head reached yet: then they are sent again."""
     lost = b"exp3/04.json"
     (world.laptop.root / lost.decode()).unlink()
-    world.bucket.store.delete(world.pack_of(lost))
+    world.bucket.store.delete(world.bucket.pack_of(lost))
     collected: list[str] = []
 
     def collect() -> None:
@@ -366,8 +354,8 @@ def test_a_repair_that_dies_anywhere_is_carried_on(made: World, tmp_path: Path) 
 
     def harm(world: World) -> None:
         (world.laptop.root / "exp3/04.json").unlink()
-        world.bucket.store.delete(world.pack_of(b"exp3/04.json"))
-        world.bucket.store.delete(world.pack_of(b"exp1/04.json"))
+        world.bucket.store.delete(world.bucket.pack_of(b"exp3/04.json"))
+        world.bucket.store.delete(world.bucket.pack_of(b"exp1/04.json"))
         # Not one that hides what else is lost from whoever counts the problems.
         head = world.bucket.head().manifest
         page = next(p for p in head.pages if p.first <= b"exp5/05.json" <= p.last)
@@ -407,7 +395,7 @@ def test_a_repair_that_dies_anywhere_is_carried_on(made: World, tmp_path: Path) 
 def test_nothing_is_published_upon_a_damaged_head(world: World) -> None:
     """It would bury what the head should say; its copy still tells."""
     (world.laptop.root / "exp3/04.json").unlink()
-    lost, page = world.pack_of(b"exp3/04.json"), world.bucket.keys("pages/")[0]
+    lost, page = world.bucket.pack_of(b"exp3/04.json"), world.bucket.keys("pages/")[0]
     for key in (lost, page):
         world.bucket.store.delete(key)
     body = fmt.encode_manifest(replace(world.bucket.head().manifest, message="not what was published"))
@@ -427,7 +415,7 @@ def test_without_a_head_there_is_nothing_to_repair_upon(world: World) -> None:
 
 
 def test_the_command(world: World) -> None:
-    pack = world.pack_of(b"exp3/04.json")
+    pack = world.bucket.pack_of(b"exp3/04.json")
     world.bucket.store.delete(pack)
     told = world.laptop.command("push", "--repair", "-n")
     assert told.stdout.startswith(f"1 would be repaired:\n  {pack}: written again as it was\n")
@@ -461,7 +449,7 @@ def test_on_a_real_server(seaweed_http: S3Server, tmp_path: Path, monkeypatch: p
         for name in ("gpu", "laptop")
     ]
     gpu, laptop = machines
-    for name in [*_boundaries("exp", 3), *(f"exp/{n:03}" for n in range(50))]:
+    for name in [*islice(boundary_names("exp/"), 3), *(f"exp/{n:03}" for n in range(50))]:
         gpu.write(name, name * 100)
     gpu.push()
     laptop.pull()
