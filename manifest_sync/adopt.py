@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from manifest_sync import observe, records, statcache
 from manifest_sync.adopt_judge import NEEDS_READING, Verdict, judge
 from manifest_sync.adopt_past import learn_past
-from manifest_sync.adopt_read import EMPTY, TOO_LARGE, Hashed, Streamed, Streamer, match_here
+from manifest_sync.adopt_read import EMPTY, Hashed, Streamed, Streamer, match_here
 from manifest_sync.adopt_report import AdoptReport
 from manifest_sync.adopt_source import Source
 from manifest_sync.chunker import DEFAULT
@@ -25,7 +25,7 @@ from manifest_sync.index_adopted import Outsider
 from manifest_sync.landing import settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, file_state
-from manifest_sync.pages import MAX_CHUNKS
+from manifest_sync.pages import MAX_CHUNKS, TOO_LARGE
 from manifest_sync.pathrules import check_path
 from manifest_sync.push import changes, note_attempt, record
 from manifest_sync.races import until_published

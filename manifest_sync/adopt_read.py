@@ -29,14 +29,13 @@ from manifest_sync.model import (
     Writer,
     file_state,
 )
-from manifest_sync.pages import MAX_CHUNKS
+from manifest_sync.pages import MAX_CHUNKS, TOO_LARGE
 from manifest_sync.stores.base import NotFound, PreconditionFailed, Readable
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Unreadable, Vanished, is_regular
 
 PART = 8 << 20
 """Bytes of one request; each job holds about two of them."""
-TOO_LARGE = f"it is too large: a file can have {MAX_CHUNKS} chunks"
 _MODE = 0o644
 _FLUSH_FILES = 256
 _FLUSH_BYTES = 256 << 20

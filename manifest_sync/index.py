@@ -207,20 +207,20 @@ class Index(PageTables, AdoptedTable):
     def forget_base(self, *, where_remote_differs: bool) -> None:
         """Forget what was agreed on; with ``where_remote_differs`` only where the bucket says otherwise."""
         condition = "base IS NOT NULL AND base IS NOT remote" if where_remote_differs else "base IS NOT NULL"
-        with self._atomic():
-            self._write(f"DELETE FROM paths WHERE {condition} AND local IS NULL AND remote IS NULL")  # noqa: S608
-            self._write(f"UPDATE paths SET base = NULL WHERE {condition}")  # noqa: S608
+        self._forget_base_where(condition)
 
     def forget_base_outside(self, ranges: Ranges) -> None:
         """Forget what was agreed on outside ``ranges``."""
         low = b""
         with self._atomic():
             for high, following in [*ranges, (b"\xff" * (MAX_PATH + 1), b"")]:
-                where = "base IS NOT NULL AND path >= ? AND path < ?"
-                bounds = (low, high)
-                self._write(f"DELETE FROM paths WHERE {where} AND local IS NULL AND remote IS NULL", bounds)  # noqa: S608
-                self._write(f"UPDATE paths SET base = NULL WHERE {where}", bounds)  # noqa: S608
+                self._forget_base_where("base IS NOT NULL AND path >= ? AND path < ?", (low, high))
                 low = following
+
+    def _forget_base_where(self, condition: str, values: tuple[bytes, ...] = ()) -> None:
+        with self._atomic():
+            self._write(f"DELETE FROM paths WHERE {condition} AND local IS NULL AND remote IS NULL", values)  # noqa: S608
+            self._write(f"UPDATE paths SET base = NULL WHERE {condition}", values)  # noqa: S608
 
     def agree(self, ranges: Ranges) -> int:
         """Take as base what is the same here and in the bucket; forget a base that both have deleted.

@@ -34,6 +34,7 @@ from manifest_sync.pathrules import check_path, is_plain_name
 __all__ = [
     "MAX_CHUNKS",
     "MAX_PAGE_RAW",
+    "TOO_LARGE",
     "PageCutter",
     "PageRef",
     "check_path",
@@ -48,6 +49,8 @@ MAX_PAGE_RAW = 16 << 20
 """Most bytes of the JSON of a page with a single entry: what bounds the size of a file."""
 MAX_CHUNKS = 50_000
 """Most chunks of a file that is sent, some 150 GB: each may need a frame and a pack of its own."""
+TOO_LARGE = f"it is too large: a file can have {MAX_CHUNKS} chunks"
+"""Why a larger one is passed over."""
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
 _Signed = Annotated[int, msgspec.Meta(ge=canonical.MIN_INT, le=canonical.MAX_INT)]

@@ -28,7 +28,7 @@ from manifest_sync.model import (
 )
 from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.packer import Packer, Slot
-from manifest_sync.pages import MAX_CHUNKS, PageRef
+from manifest_sync.pages import MAX_CHUNKS, TOO_LARGE, PageRef
 from manifest_sync.repository import Head
 from manifest_sync.settle import Settle, is_line_file
 from manifest_sync.statcache import Observed, ends_with_a_line, trust
@@ -40,7 +40,6 @@ _BATCH_FILES = 2000
 _CACHED_PAGES = 8
 _LOST_PACKS = "lost packs"
 _MOST_LOST = 1000
-_TOO_LARGE = f"it is too large: a file can have {MAX_CHUNKS} chunks"
 
 
 @dataclass(slots=True)
@@ -177,13 +176,13 @@ class _Uploader:
                 digest = hash_bytes(data)
                 slots = [self._place(digest, data)] if data else []
             elif stat.size > MAX_CHUNKS * DEFAULT.max:
-                raise Unreadable(path, _TOO_LARGE)
+                raise Unreadable(path, TOO_LARGE)
             else:
                 hasher, total = new_hasher(), 0
                 slots = []
                 for chunk in cut(reader.read, stat.size):
                     if len(slots) == MAX_CHUNKS:
-                        raise Unreadable(path, _TOO_LARGE)
+                        raise Unreadable(path, TOO_LARGE)
                     hasher.update(chunk)
                     total += len(chunk)
                     slots.append(self._place_big(chunk))
