@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.machines import close_connections
 from tests.servers import S3Server
 
 
@@ -68,6 +69,12 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=shared_memory, prefix="manifest-sync-test-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _connections_are_closed() -> Iterator[None]:
+    yield
+    close_connections()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path as FsPath
 from typing import Any
 
@@ -252,8 +253,10 @@ class Objects:
 
 
 @pytest.fixture
-def objects(seaweed_http: S3Server) -> Objects:
-    return Objects(seaweed_http)
+def objects(seaweed_http: S3Server) -> Iterator[Objects]:
+    found = Objects(seaweed_http)
+    yield found
+    found.client.close()
 
 
 def to_s3(machine: Machine, server: S3Server, place: str, **options: Any) -> RunReport:
