@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from manifest_sync.errors import FormatError, UsageError
 from manifest_sync.externals import place_of, split_url
@@ -20,6 +21,10 @@ OWN_FOLDER = ".manifest-sync-export"
 _OBJECT = re.compile(
     rb"(?:^|/)(?:snapshots/\d{10}-[0-9a-f]+\.json\.zst|packs/\d+-[0-9a-f]+/[0-9a-f]+\.pack)\Z"
 )
+
+_R2 = ".r2.cloudflarestorage.com"
+_JURISDICTIONS = ("eu", "fedramp")
+_AWS = re.compile(r"(?:^|\.)s3[a-z0-9.-]*\.amazonaws\.com(?:\.cn)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ def check_apart(destination: Location, *, root: str, state: str, bucket: Locatio
         if (
             bucket.scheme == "s3"
             and bucket.bucket == destination.bucket
-            and _same_endpoint(bucket, destination)
+            and may_be_same_store(bucket, destination)
             and _overlap(destination.prefix.encode(), bucket.prefix.encode())
         ):
             raise _overlaps(destination, "the bucket", str(bucket))
@@ -146,15 +151,24 @@ def check_no_repository(destination: str, paths: Iterable[Path]) -> None:
             )
 
 
-def path_at(url: str, destination: Location, bucket: Location) -> Path | None:
+def may_hold(destination: Location, bucket: Location) -> bool:
+    """Whether what a repository adopted can lie at a destination; ``bucket`` is where the repository is."""
+    return destination.scheme == bucket.scheme and may_be_same_store(destination, bucket)
+
+
+def may_be_same_store(one: Location, other: Location) -> bool:
+    """Whether two locations may be in one store. Its name, its address and a proxy's may all be used, so that
+    two endpoints tell nothing unless each is that of a known service, and not the same."""
+    known, others = _service(one), _service(other)
+    return not known or not others or known == others
+
+
+def path_at(url: str, destination: Location) -> Path | None:
     """The path at which an adopted object lies in a destination; None when it is not in it.
 
     Args:
-        url: of the object, which is in the store of the repository.
-        bucket: where the repository is.
+        url: of the object, in a store that may be the destination's.
     """
-    if destination.scheme != bucket.scheme or not _same_endpoint(destination, bucket):
-        return None
     try:
         place, key = split_url(url)
     except FormatError:
@@ -172,8 +186,13 @@ def _overlap(one: bytes, other: bytes) -> bool:
     return is_below(one, other) or is_below(other, one)
 
 
-def _same_endpoint(one: Location, other: Location) -> bool:
-    return one.endpoint_url.lower().rstrip("/") == other.endpoint_url.lower().rstrip("/")
+def _service(location: Location) -> str:
+    """What tells the store at an endpoint from any other that is known: R2 and its account, or AWS; or ''."""
+    host = (urlsplit(location.endpoint_url).hostname or "").rstrip(".")
+    if host.endswith(_R2):
+        labels = [label for label in host.removesuffix(_R2).split(".") if label not in _JURISDICTIONS]
+        return f"R2 {labels[-1]}" if labels else ""
+    return "AWS" if _AWS.search(host) else ""
 
 
 def _overlaps(destination: Location, what: str, path: str) -> UsageError:

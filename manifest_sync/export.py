@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from manifest_sync import observe
-from manifest_sync.destination import Destination, There, check_no_repository, path_at
+from manifest_sync.destination import Destination, There, check_no_repository
 from manifest_sync.errors import UsageError
 from manifest_sync.exportstate import Exported, iter_exported, write_exported
-from manifest_sync.externals import packs_of
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
-from manifest_sync.location import Location
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, Path, display, is_below
 from manifest_sync.plan import check_deletions
@@ -47,13 +45,13 @@ def export(
     options: ExportOptions,
     destination: Destination,
     state: str,
-    adopted: Callable[[], frozenset[Path]] = frozenset,
+    needed: Callable[[Sequence[Path]], frozenset[Path]],
 ) -> RunReport:
     """Make the destination hold the selected files of a snapshot.
 
     Args:
         state: where the state of this destination is kept.
-        adopted: finds the paths at the destination of objects that the repository needs where they lie.
+        needed: which of some paths at the destination hold objects that the repository needs where they lie.
 
     Raises:
         UsageError: the snapshot has nothing at one of the paths, or it would destroy an adopted object.
@@ -62,24 +60,9 @@ def export(
     """
     report = RunReport("export", "", options.dry_run)
     report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
-    _Export(ws, manifest, options, destination, state, report, adopted).run()
+    _Export(ws, manifest, options, destination, state, report, needed).run()
     report.skipped.sort()
     return report
-
-
-def adopted_at(
-    ws: Workspace, manifests: Sequence[Manifest], destination: Location, bucket: Location
-) -> frozenset[Path]:
-    """The paths at a destination of what snapshots need and have only there: adopted objects."""
-    pages = {page.id: page for manifest in manifests for page in manifest.pages}
-    urls = {
-        pack.url
-        for _, entries in ws.repository.load_pages(list(pages.values()), {})
-        for entry in entries
-        for pack in packs_of(entry)
-    }
-    found = (path_at(url, destination, bucket) for url in urls)
-    return frozenset(path for path in found if path is not None)
 
 
 class _Export:
@@ -93,10 +76,10 @@ class _Export:
         destination: Destination,
         state: str,
         report: RunReport,
-        adopted: Callable[[], frozenset[Path]],
+        needed: Callable[[Sequence[Path]], frozenset[Path]],
     ) -> None:
         self._ws = ws
-        self._adopted = adopted
+        self._needed = needed
         self._manifest = manifest
         self._options = options
         self._to = destination
@@ -180,11 +163,12 @@ class _Export:
 
     def _check_adopted(self, touched: Sequence[Path]) -> None:
         """An adopted object is the only copy that the repository has: it is neither replaced nor deleted."""
-        needed = self._adopted().intersection(touched) if touched else frozenset[Path]()
+        needed = self._needed(touched)
         if needed:
             raise UsageError(
                 f"{self._to.name} holds {len(needed)} adopted objects that this would replace or delete, "
-                f"among them {display(min(needed))}; the bucket has their content nowhere else",
+                f"among them {display(min(needed))}; the bucket has their content nowhere else, and needs it "
+                "for the snapshots that are kept",
                 "export to a folder or a prefix of its own",
             )
 

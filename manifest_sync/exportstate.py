@@ -21,6 +21,14 @@ from manifest_sync.model import Path, json_path
 _FOLDER = "exports"
 
 
+class Needed(NamedTuple):
+    """What is needed at a destination where it lies, as far as the snapshots up to one named it."""
+
+    snapshot: str
+    sequence: int
+    paths: frozenset[Path]
+
+
 class Exported(NamedTuple):
     """One path as it was exported: ``identity`` tells contents apart, ``token`` what is there."""
 
@@ -71,4 +79,29 @@ def write_exported(
         file.write(json.dumps({"destination": destination}) + "\n")
         for one in heapq.merge(old, new):
             file.write(json.dumps([json_path(one.path), one.identity, one.token]) + "\n")
+    os.replace(temporary, path)
+
+
+def read_needed(path: str) -> Needed | None:
+    """What was noted last; None where there is no note, or it is not as it was written."""
+    try:
+        with zstandard.open(path, "rt", encoding="ascii") as file:
+            snapshot, sequence, names = json.load(file)
+            found = frozenset(Path(os.fsencode(name)) for name in names)
+    except (OSError, ValueError, TypeError, zstandard.ZstdError):
+        return None
+    return Needed(snapshot, sequence, found) if type(sequence) is int else None
+
+
+def write_needed(path: str, needed: Needed) -> None:
+    """Note it.
+
+    Raises:
+        OSError: the disk failed; the note is as it was.
+    """
+    names = [json_path(name) for name in sorted(needed.paths)]
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.new"
+    with zstandard.open(temporary, "wt", encoding="ascii") as file:
+        json.dump([needed.snapshot, needed.sequence, names], file)
     os.replace(temporary, path)

@@ -16,7 +16,6 @@ from manifest_sync.scope import Scope
 
 if TYPE_CHECKING:
     from manifest_sync.destination import Destination
-    from manifest_sync.model import Path
     from manifest_sync.report import RunReport
 
 
@@ -51,7 +50,8 @@ class ProjectExport(ProjectCare):
         Raises:
             UsageError: the destination overlaps with the tree, the local state, the bucket or a repository.
         """
-        from manifest_sync.export import ExportOptions, adopted_at, export
+        from manifest_sync.export import ExportOptions, export
+        from manifest_sync.export_adopted import AdoptedObjects
         from manifest_sync.exportstate import state_path
         from manifest_sync.snapshots import Snapshots
 
@@ -61,13 +61,10 @@ class ProjectExport(ProjectCare):
         with self.workspace(()) as ws:
             head = observe.load_head(ws)
             manifest = Snapshots(ws.repository, head).find(at or "head", ws.now())
-
-            def adopted() -> frozenset[Path]:
-                return adopted_at(ws, (head.manifest, manifest), location, self.location())
-
             with self._destination(location, dry_run=dry_run) as (target, requests):
                 state = state_path(self.state_dir(), target.name)
-                report = self._timed(ws, lambda: export(ws, manifest, options, target, state, adopted))
+                adopted = AdoptedObjects(ws, head, location, self.location(), state)
+                report = self._timed(ws, lambda: export(ws, manifest, options, target, state, adopted.needed))
                 report.requests = dict(Counter(report.requests) + requests)
         return report
 

@@ -23,9 +23,11 @@ from click.testing import CliRunner
 from manifest_sync.adopt_report import AdoptReport
 from manifest_sync.chunker import cut
 from manifest_sync.cli.main import main
-from manifest_sync.errors import FormatError, ManifestSyncError, StoreUnavailable, UsageError
+from manifest_sync.destination import may_be_same_store
+from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.etags import MIB, PartsMd5, part_sizes
 from manifest_sync.externals import object_url, split_url
+from manifest_sync.location import Location
 from manifest_sync.model import Entry
 from manifest_sync.project import Project
 from manifest_sync.stores.base import Listed, Part, Readable
@@ -278,6 +280,84 @@ def test_an_export_spares_what_was_adopted(world: World, options: dict[str, Any]
             world.gpu.project().export(str(link if is_linked else world.plain), dry_run=dry_run, **options)
     assert world.outside() == before
     assert world.gpu.project().export(str(world.folder / "apart"), only=["sub"]).new == 1
+
+
+@pytest.mark.parametrize("options", [{"only": ["b"], "prune": True}, {"only": ["a"]}])
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_an_export_spares_what_only_an_old_snapshot_needs(
+    world: World, options: dict[str, Any], is_pinned: bool
+) -> None:
+    for name in ("a", "b"):
+        world.put(name, name)
+    world.adopt()
+    world.gpu.pull()
+    world.gpu.write("a", "pushed later")
+    world.gpu.push("copy")
+    project = world.gpu.project()
+    if is_pinned:
+        project.pin("1")
+        project.gc(keep_last=1, min_age=timedelta(0), apply=True)
+    before = world.outside()
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=r"\d adopted objects .*, among them a;"):
+            project.export(str(world.plain), dry_run=dry_run, **options)
+    assert world.outside() == before
+    assert project.export(str(world.folder / "old"), at="1").new == 2
+    # Once nothing needs it any more, it is a file like any other.
+    if is_pinned:
+        project.unpin("1")
+    project.gc(keep_last=1, min_age=timedelta(0), apply=True)
+    report = project.export(str(world.plain), **options)
+    assert (report.changed, report.deleted) == ((1, 0) if options["only"] == ["a"] else (0, 1))
+
+
+def test_an_export_does_not_guess_what_a_lost_snapshot_needs(world: World) -> None:
+    """Where other snapshots adopted something there; elsewhere it has nothing to do with the export."""
+    for name in ("a", "b"):
+        world.put(name, name)
+    world.adopt()
+    world.gpu.pull()
+    for content in ("x", "y"):
+        world.gpu.write("a", content)
+        world.gpu.push("copy")
+    (lost,) = (world.bucket / "snapshots").glob("0000000002-*")
+    lost.unlink()
+    world.put("c", "in the way")
+    apart = world.folder / "apart"
+    apart.mkdir()
+    (apart / "c").write_text("in the way")
+    with pytest.raises(Damaged, match="cannot be told"):
+        world.machine("other").project().export(str(world.plain), only=["b"], prune=True)
+    assert sorted(world.outside()) == ["a", "b", "c"]
+    assert world.machine("third").project().export(str(apart), only=["b"], prune=True).deleted == 1
+
+
+R2_A, R2_B = (f"https://{account}.r2.cloudflarestorage.com" for account in ("aaa", "bbb"))
+AWS = "https://s3.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "maybe"),
+    [
+        (R2_A, f"{R2_A.upper()}:443/".replace("HTTPS", "https"), True),
+        (R2_A, R2_A.replace("aaa", "aaa.eu"), True),
+        (R2_A, R2_A.replace("aaa", "bucket.aaa"), True),
+        (R2_A, R2_B, False),
+        (R2_A, AWS, False),
+        (AWS, "https://s3.amazonaws.com", True),
+        (AWS, "https://bucket.s3-us-west-2.amazonaws.com", True),
+        (AWS, "", True),  # AWS_ENDPOINT_URL or a profile may name any
+        (R2_A, "", True),
+        (R2_A, "https://ec2-198-51-100-1.compute.amazonaws.com", True),
+        ("http://127.0.0.1:9000", "http://localhost:9000/", True),
+        ("https://store.example", "http://10.0.0.1:8333", True),
+        (R2_A, "http://127.0.0.1:9000", True),
+    ],
+)
+def test_only_services_that_are_known_to_differ_are_two_stores(one: str, other: str, maybe: bool) -> None:
+    places = [Location("s3", bucket="b", endpoint_url=url) for url in (one, other)]
+    assert may_be_same_store(*places) is maybe
+    assert may_be_same_store(*reversed(places)) is maybe
 
 
 def test_drop_asks_whether_the_object_is_still_there(world: World) -> None:
@@ -648,6 +728,52 @@ def test_on_a_real_server(seaweed_http: S3Server, client: S3Client, tmp_path: Fs
     assert {item["Key"] for item in client.list_objects_v2(Bucket=BUCKET, Prefix=plain)["Contents"]} == {
         f"{plain}/{name}" for name in {*files, "exp/3 ü+.json", "there/marker/"} - {"exp/2 ü+.json"}
     }
+
+
+def test_an_export_on_a_real_server_spares_what_was_adopted(
+    seaweed_http: S3Server, client: S3Client, tmp_path: FsPath
+) -> None:
+    """Whatever the endpoint is called, and if only an old snapshot names it; what was read once is noted."""
+    place = f"adopt-{secrets.token_hex(4)}"
+    plain, apart = f"s3://{BUCKET}/{place}/plain", f"s3://{BUCKET}/{place}/apart"
+    keys = {"R2_ACCESS_KEY_ID": ACCESS_KEY, "R2_SECRET_ACCESS_KEY": SECRET_KEY}
+    env = {**keys, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    gpu = Machine(
+        tmp_path / "gpu", f"s3://{BUCKET}/{place}/repository", endpoint_url=seaweed_http.endpoint_url, env=env
+    )
+    for name in ("a", "b"):
+        upload(client, f"{place}/plain/{name}", name.encode())
+        gpu.write(name, name)
+    gpu.project().adopt(plain)
+    gpu.write("a", "pushed later")
+    gpu.push("copy")
+    elsewhere = seaweed_http.endpoint_url.replace("127.0.0.1", "localhost")
+    for url in ("", f"{elsewhere.upper().replace('HTTP', 'http')}/"):
+        for options in ({"only": ["b"], "prune": True}, {"only": ["a"]}):
+            with pytest.raises(UsageError, match=r"\d adopted objects .*, among them a;"):
+                gpu.project().export(plain, endpoint_url=url, **options)
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"{place}/plain/")["Contents"]
+    assert [(item["Key"].rpartition("/")[2], item["Size"]) for item in found] == [("a", 1), ("b", 1)]
+
+    upload(client, f"{place}/apart/a", b"in the way")
+    upload(client, f"{place}/apart/z", b"in the way")
+
+    def exported() -> dict[str, int]:
+        return gpu.project().export(apart, only=["a"], prune=True).requests
+
+    first = exported()
+    gpu.write("a", "and later")
+    gpu.push("copy")
+    second = exported()
+    # The first listed the snapshots and read them all; the second follows parents to the one that was noted.
+    assert (first["LIST"], second["LIST"]) == (2, 1)
+    assert second["GET"] <= 4
+    upload(client, f"{place}/apart/c", b"adopted where exports go")
+    gpu.project().adopt(apart)
+    (gpu.root / "c").write_bytes(b"pushed later")
+    gpu.push("copy")
+    with pytest.raises(UsageError, match=r"1 adopted objects .*, among them c;"):
+        exported()
 
 
 def test_another_endpoint_is_refused(tmp_path: FsPath) -> None:

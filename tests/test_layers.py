@@ -34,7 +34,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"verify_external", "adopt_read", "adopt_past"},
     {"decide", "upload", "mover", "landing", "races"},
     {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
-    {"owners", "proposal", "export", "export_folder", "export_store"},
+    {"owners", "proposal", "export", "export_adopted", "export_folder", "export_store"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
     {"relocate", "remake", "droplost", "repair", "watch"},
     {"adopt"},
