@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from manifest_sync import observe, records, statcache
 from manifest_sync.adopt_judge import NEEDS_READING, Verdict, judge
@@ -313,7 +315,7 @@ class _Adoption:
         row = ws.index.row(entry.path)
         if row is None or row.stat is None or not row.local or not is_regular(row.stat):
             row = self._hash(entry, row)
-        entry = replace(entry, writer=self._writer)
+        entry = structs.replace(entry, writer=self._writer)
         if row is None or row.stat is None or row.local is None:
             return _Planned(entry, agreed=False)
         if row.local[1:] != entry.hash:
@@ -321,7 +323,7 @@ class _Adoption:
             return _Planned(entry, agreed=False)
         report.matched += 1
         stat = row.stat
-        return _Planned(replace(entry, mtime_ns=stat.mtime_ns, mode=stat.mode & 0o777), agreed=True)
+        return _Planned(structs.replace(entry, mtime_ns=stat.mtime_ns, mode=stat.mode & 0o777), agreed=True)
 
     def _hash(self, entry: Entry, row: Row | None) -> Row | None:
         """The row of a file that was not hashed yet, hashed if it may be the object."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+from msgspec import structs
 
 from manifest_sync import observe, statcache
 from manifest_sync.config import Config
@@ -133,7 +135,7 @@ class Decision:
             writer = entry.writer
             taken = partial(self._is_taken, state=entry.state)
             path = conflict_path(row.path, writer.host, writer.time, taken)
-            yield row, replace(entry, path=path)
+            yield row, structs.replace(entry, path=path)
 
     def _is_taken(self, path: Path, state: State) -> bool:
         """Whether something else is there; the very copy may be, from a run that was killed."""

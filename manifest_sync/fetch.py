@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes
@@ -231,5 +233,5 @@ def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:
 
 def _fetch_window(store: Store, entry: Entry, window: Sequence[ChunkRef], jobs: int) -> Iterator[bytes]:
     # The chunks of a file may lie in several packs, and `fetch` goes pack by pack.
-    pieces = fetch(store, [replace(entry, chunks=tuple(window))], jobs=jobs)
+    pieces = fetch(store, [structs.replace(entry, chunks=tuple(window))], jobs=jobs)
     yield from (piece.data for piece in sorted(pieces, key=lambda piece: piece.offset))

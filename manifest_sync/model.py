@@ -2,14 +2,18 @@
 
 Paths are raw bytes relative to the root, ``/`` between components, because a file name is bytes and
 because the order of a page is the order of bytes. ``display`` turns one into text for people.
+
+What a run makes millions of is a `msgspec.Struct`: made ten times as fast as a frozen dataclass, and of no
+interest to the collector of cycles, since it holds none.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
+
+import msgspec
 
 Path = NewType("Path", bytes)
 """A path below the root: raw bytes, components joined by ``/``, no leading or trailing ``/``."""
@@ -43,8 +47,7 @@ class EntryType(StrEnum):
     SYMLINK = "symlink"
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(msgspec.Struct, frozen=True, gc=False):
     """The part of ``lstat`` that tells whether a file may have changed. Times in nanoseconds."""
 
     size: int
@@ -55,8 +58,7 @@ class Stat:
     """``st_mode``, file type bits included."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackRef:
+class PackRef(msgspec.Struct, frozen=True, gc=False):
     """One pack, as a page names it: an immutable object of this repository.
 
     ``session`` and ``id`` give the key ``packs/<session>/<id>.pack``. An external pack (an object
@@ -75,8 +77,7 @@ class PackRef:
         return bool(self.url)
 
 
-@dataclass(frozen=True, slots=True)
-class FrameRef:
+class FrameRef(msgspec.Struct, frozen=True, gc=False):
     """One frame: ``stored`` bytes at ``offset`` of ``pack`` that decode to ``raw`` bytes.
 
     A frame is stored raw when ``stored == raw``, else it is one zstd frame.
@@ -88,8 +89,7 @@ class FrameRef:
     raw: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRef:
+class ChunkRef(msgspec.Struct, frozen=True, gc=False):
     """One chunk: ``length`` plain bytes at ``offset`` of the decoded ``frame``; ``id`` is their BLAKE3."""
 
     id: Hash
@@ -98,8 +98,7 @@ class ChunkRef:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
+class Writer(msgspec.Struct, frozen=True, gc=False):
     """Who wrote an entry: machine (UUID), host name, and time (RFC 3339, UTC)."""
 
     machine: str
@@ -107,8 +106,7 @@ class Writer:
     time: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One path's record in the bucket.
 
     ``mode`` holds permission bits only. ``target`` is set for a symlink, which has no chunks and

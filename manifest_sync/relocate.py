@@ -6,7 +6,9 @@ The entries stay as they are but for the places of the hurt chunks; see `mover`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from manifest_sync import observe
 from manifest_sync.errors import Damaged
@@ -116,7 +118,7 @@ class _Relocator:
             chunks = tuple(map(self._moved, entry.chunks))
             whole = tuple(chunk for chunk in chunks if chunk is not None)
             if len(whole) == len(chunks) and whole != entry.chunks:
-                yield entry.path, replace(entry, chunks=whole)
+                yield entry.path, structs.replace(entry, chunks=whole)
 
     def _moved(self, chunk: ChunkRef) -> ChunkRef | None:
         return self.mover.place(chunk.id) if chunk in self._hurt else chunk

@@ -6,7 +6,9 @@ Only the head's entries can be given new places; the old packs go once no retain
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from manifest_sync import observe
 from manifest_sync.fetch import MissingContent, fetch
@@ -85,7 +87,7 @@ class _Repacker:
         for _, entries in self._ws.repository.load_pages(self._pages):
             for entry in entries:
                 if any(True for _ in self._misplaced(entry)):
-                    yield entry.path, replace(entry, chunks=tuple(map(self._moved, entry.chunks)))
+                    yield entry.path, structs.replace(entry, chunks=tuple(map(self._moved, entry.chunks)))
 
     def _misplaced(self, entry: Entry) -> Iterator[ChunkRef]:
         return (chunk for chunk in entry.chunks if chunk.frame.pack in self._victims)
@@ -99,6 +101,6 @@ class _Repacker:
 
     def _copy(self, wanted: dict[Hash, tuple[Entry, ChunkRef]]) -> None:
         # One entry a chunk: of a big file only what lies in the victims is fetched.
-        alone = [replace(entry, chunks=(chunk,)) for entry, chunk in wanted.values()]
+        alone = [structs.replace(entry, chunks=(chunk,)) for entry, chunk in wanted.values()]
         for piece in fetch(self._ws.repository.store, alone, jobs=self._ws.jobs):
             self.mover.add(piece.entry.chunks[0].id, piece.data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+
+from msgspec import structs
 
 from manifest_sync.canonical import new_hasher
 from manifest_sync.errors import NoRepository
@@ -109,7 +110,7 @@ class ExternalReader:
 
     def _read_batch(self, batch: Sequence[Entry], wrong: dict[PackRef, str]) -> None:
         # The same path may be there with other content in other snapshots: a number tells them apart.
-        numbered = [replace(entry, path=Path(b"%d" % number)) for number, entry in enumerate(batch)]
+        numbered = [structs.replace(entry, path=Path(b"%d" % number)) for number, entry in enumerate(batch)]
         hurt: Hurt = {}
         for piece in fetch(self._store, numbered, jobs=self._jobs, hurt=hurt):
             self._count(len(piece.data))

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 from blake3 import blake3
+from msgspec import structs
 
 from manifest_sync import canonical, keys, manifest, records, runrecord
 from manifest_sync.canonical import compress, decompress, hash_bytes
@@ -74,7 +75,7 @@ def _entries() -> list[Entry]:
         )
     )
     big = Entry(Path(b"run/big"), EntryType.FILE, 300, -1, 0o600, hash_bytes(b"big"), made[0].writer, chunks)
-    empty = replace(made[0], path=Path(b"run/empty"), size=0, hash=hash_bytes(b""), chunks=())
+    empty = structs.replace(made[0], path=Path(b"run/empty"), size=0, hash=hash_bytes(b""), chunks=())
     return sorted([*made, big, empty], key=lambda entry: entry.path)
 
 
