@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from manifest_sync.index_adopted import AdoptedTable
 from manifest_sync.index_connection import batches
@@ -19,9 +19,19 @@ from manifest_sync.model import MAX_COMPONENT, MAX_PATH, Hash, Path, Stat, State
 Ranges = Iterable[tuple[bytes, bytes]]
 """Half-open ranges of path bytes, ``low <= path < high``, sorted and disjoint."""
 
+Among = Literal["all", "here", "there", "unread"]
+"""Which of the rows that differ: those that are here, those that the bucket has, or those whose content must
+be read because the base or the bucket has something at the path."""
+
 _COLUMNS = "path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote"
 _DIFFERS = "(local IS NOT base OR base IS NOT remote) AND dropped = 0 AND path >= ? AND path < ?"
 _DRIFT = f"paths INDEXED BY drift WHERE {_DIFFERS}"
+_AMONG: dict[Among, str] = {
+    "all": "",
+    "here": " AND local IS NOT NULL",
+    "there": " AND remote IS NOT NULL",
+    "unread": " AND local = x'' AND (base IS NOT NULL OR remote IS NOT NULL)",
+}
 _COUNTS = "(local IS NOT x'6f' OR base IS NOT NULL OR remote IS NOT NULL)"
 # What is dropped is so until a file is there again: a fifo, or a symlink to a copy elsewhere, is none.
 _NOT_HERE = "(local IS NULL OR local = x'6f')"
@@ -242,24 +252,24 @@ class Index(PageTables, AdoptedTable):
                 )
         return settled
 
-    def drift(self, ranges: Ranges, after: bytes = b"", limit: int = 2000) -> list[Row]:
+    def drift(self, ranges: Ranges, after: bytes = b"", limit: int = 2000, among: Among = "all") -> list[Row]:
         """Rows that are not in sync, in path order: at most ``limit`` of those above ``after``.
 
         Something special (a fifo, a skipped symlink) counts only where a file was or is expected.
         """
         found: list[Row] = []
-        sql = f"SELECT {_COLUMNS} FROM {_DRIFT} AND {_COUNTS} ORDER BY path LIMIT ?"  # noqa: S608
+        sql = f"SELECT {_COLUMNS} FROM {_DRIFT} AND {_COUNTS}{_AMONG[among]} ORDER BY path LIMIT ?"  # noqa: S608
         for low, high in ranges:
             start = max(low, after + b"\0") if after else low
             if start < high and len(found) < limit:
                 found += map(self._row, self._rows(sql, (start, high, limit - len(found))))
         return found
 
-    def iter_drift(self, ranges: Ranges) -> Iterator[Row]:
+    def iter_drift(self, ranges: Ranges, among: Among = "all") -> Iterator[Row]:
         """All rows that are not in sync, in path order, in batches: rows already seen may be changed."""
         wanted = list(ranges)
         after = b""
-        while rows := self.drift(wanted, after):
+        while rows := self.drift(wanted, after, among=among):
             yield from rows
             after = rows[-1].path
 

@@ -198,9 +198,8 @@ def iter_outside(ws: Workspace, scope: Scope, observed: Observed, command: str) 
                 yield path
 
     def left_out() -> Iterator[Path]:
-        for row in ws.index.iter_drift(scope.ranges()):
-            standing = row.remote if command == "push" else row.local
-            if standing is not None and not _is_planned(ws, scope, observed, row.path):
+        for row in ws.index.iter_drift(scope.ranges(), "there" if command == "push" else "here"):
+            if not _is_planned(ws, scope, observed, row.path):
                 yield row.path
 
     # What was dropped here stands in the bucket all the same.

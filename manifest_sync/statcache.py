@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.diff import needs_hash
 from manifest_sync.index import Row
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import (
@@ -259,10 +258,8 @@ def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:
     """Hash the changed files whose case hangs on their content; the rest are read when they are sent."""
     batch: list[tuple[Path, Stat | None, State | None, int]] = []
     ws.progress.begin("hash")
-    for row in ws.index.iter_drift(scope.ranges()):
-        if not needs_hash(row.local, row.base, row.remote) or observed.is_hidden(row.path):
-            continue
-        if not scope.contains(row.path):
+    for row in ws.index.iter_drift(scope.ranges(), "unread"):
+        if observed.is_hidden(row.path) or not scope.contains(row.path):
             continue
         try:
             digest, stat = ws.worktree.hash_file(row.path)

@@ -121,8 +121,8 @@ class _Uploader:
             if row.stat is not None and is_symlink(row.stat):
                 self._send_symlink(row.path, row.stat)
                 return
-            for _ in range(READ_TRIES):
-                draft = self._read(row)
+            for attempt in range(READ_TRIES):
+                draft = (None if attempt else self._read_small(row)) or self._read(row)
                 if draft is not None:
                     self._drafts.append(draft)
                     self.sent.files += 1
@@ -162,6 +162,20 @@ class _Uploader:
         )
         self._ws.index.put_pending([(path, state, records.encode_entry(entry), self._fence)])
 
+    def _read_small(self, row: Row) -> _Draft | None:
+        """What most files are: small, and as the scan saw them a moment ago. None for any other."""
+        stat = row.stat
+        if stat is None or stat.size > CHUNK_SMALL or self._settle is not None:
+            return None
+        data = self._ws.worktree.read_unchanged(row.path, stat)
+        return None if data is None else self._draft_small(row.path, stat, data)
+
+    def _draft_small(self, path: Path, stat: Stat, data: bytes) -> _Draft:
+        digest = hash_bytes(data)
+        slots = [self._place(digest, data)] if data else []
+        self._ws.progress.advance("transfer", files=1, bytes_=len(data))
+        return _Draft(path, stat, file_state(digest, stat), digest, slots)
+
     def _read(self, row: Row) -> _Draft | None:
         """Read one file; None when it changed meanwhile (stat, read, stat on the same descriptor)."""
         path = row.path
@@ -173,27 +187,24 @@ class _Uploader:
                 data = reader.read(stat.size + 1)
                 if len(data) != stat.size or not reader.unchanged():
                     return None
-                digest = hash_bytes(data)
-                slots = [self._place(digest, data)] if data else []
-            elif stat.size > MAX_CHUNKS * DEFAULT.max:
+                return self._draft_small(path, stat, data)
+            if stat.size > MAX_CHUNKS * DEFAULT.max:
                 raise Unreadable(path, TOO_LARGE)
-            else:
-                hasher, total = new_hasher(), 0
-                slots = []
-                for chunk in cut(reader.read, stat.size):
-                    if len(slots) == MAX_CHUNKS:
-                        raise Unreadable(path, TOO_LARGE)
-                    hasher.update(chunk)
-                    total += len(chunk)
-                    slots.append(self._place_big(chunk))
-                    self._record(_BATCH_FILES)
-                    self._ws.progress.advance("transfer", bytes_=len(chunk))
-                if total != stat.size or not reader.unchanged():
-                    return None
-                digest = Hash(hasher.digest())
-        state = file_state(digest, stat)
-        self._ws.progress.advance("transfer", files=1, bytes_=stat.size if stat.size <= CHUNK_SMALL else 0)
-        return _Draft(path, stat, state, digest, slots)
+            hasher, total = new_hasher(), 0
+            slots: list[Slot] = []
+            for chunk in cut(reader.read, stat.size):
+                if len(slots) == MAX_CHUNKS:
+                    raise Unreadable(path, TOO_LARGE)
+                hasher.update(chunk)
+                total += len(chunk)
+                slots.append(self._place_big(chunk))
+                self._record(_BATCH_FILES)
+                self._ws.progress.advance("transfer", bytes_=len(chunk))
+            if total != stat.size or not reader.unchanged():
+                return None
+        self._ws.progress.advance("transfer", files=1)
+        digest = Hash(hasher.digest())
+        return _Draft(path, stat, file_state(digest, stat), digest, slots)
 
     def _place(self, chunk_id: Hash, data: bytes) -> Slot:
         known = self._find(chunk_id)

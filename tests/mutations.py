@@ -177,7 +177,7 @@ def _ignore_the_racy_rule() -> None:
 
 
 def _believe_torn_reads() -> None:
-    read.Reader.unchanged = lambda self: True  # type: ignore[method-assign]
+    setattr(read, "is_untouched", lambda found, stat: True)  # noqa: B010
 
 
 def _disregard_ctime() -> None:

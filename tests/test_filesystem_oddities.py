@@ -654,17 +654,18 @@ def stale_inode(pair: Pair) -> tuple[int, int, int]:
 def reading() -> Iterator[list[bytes]]:
     """The paths that are opened for reading meanwhile."""
     opened: list[bytes] = []
-    real = read.open_read
 
-    def open_read(folders: Any, path: Any, **options: Any) -> read.Reader:
-        opened.append(path)
-        return real(folders, path, **options)
+    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def open_one(folders: Any, path: Any, *seen: Any, **options: Any) -> Any:
+            opened.append(path)
+            return real(folders, path, *seen, **options)
 
-    read.open_read = open_read
-    try:
+        return open_one
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("open_read", "read_unchanged"):
+            patch.setattr(read, name, noting(getattr(read, name)))
         yield opened
-    finally:
-        read.open_read = real
 
 
 @row("clock-backwards")
@@ -704,15 +705,15 @@ def clocks_behind(by: timedelta) -> Iterator[None]:
 @contextmanager
 def meddling(meddle: Callable[[], None]) -> Iterator[None]:
     """Do something each time that some of a file was read and the rest was not."""
-    real = read.Reader.read
+    real = read.read_some
 
-    def slowly(self: read.Reader, size: int) -> bytes:
-        begun = real(self, min(size, 2))
+    def slowly(descriptor: int, size: int) -> bytes:
+        begun = real(descriptor, min(size, 2))
         meddle()
-        return begun + real(self, size - len(begun))
+        return begun + real(descriptor, size - len(begun))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read.Reader, "read", slowly)
+        patch.setattr(read, "read_some", slowly)
         yield
 
 

@@ -314,7 +314,9 @@ def test_the_size_of_a_batch_does_not_matter(
 ) -> None:
     """Rows are read some at a time, and a path and those below it may fall into different batches."""
     real = Index.drift
-    monkeypatch.setattr(Index, "drift", lambda self, ranges, after=b"": real(self, ranges, after, 3))
+    monkeypatch.setattr(
+        Index, "drift", lambda self, ranges, after=b"", among="all": real(self, ranges, after, 3, among)
+    )
     made = bench(families("abc"))
     for command in ("push", "pull"):
         made.check(Asked(command, "full", dry_run=True, max_delete=ENDLESS, delete_unknown=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path as FsPath
 
 import pytest
@@ -68,6 +69,52 @@ def test_replaced_file_is_still_the_one_that_was_opened(tree: Tree) -> None:
         tree.write("g", b"new")
         os.rename(tree.at("g"), tree.at("f"))
         assert reader.read(10) == b"old"
+
+
+def test_what_is_read_at_once_is_what_was_seen(tree: Tree) -> None:
+    """The folder is moved away and another takes its place: the content that was seen, or none."""
+    path = Path(b"d/f")
+    tree.write("d/f", b"seen")
+    seen = tree.worktree.lstat(path)
+    assert seen is not None
+    assert tree.worktree.read_unchanged(path, seen) == b"seen"
+    os.rename(tree.at("d"), tree.at("e"))
+    tree.write("d/f", b"new!")
+    assert tree.worktree.read_unchanged(path, seen) == b"seen"
+    tree.worktree.tick()
+    tree.write("e/f", b"torn")
+    assert tree.worktree.read_unchanged(path, seen) is None
+
+
+def _with(make: Callable[[bytes], object]) -> Callable[[bytes], None]:
+    """Something else in a file's place."""
+
+    def meddle(target: bytes) -> None:
+        os.unlink(target)
+        make(target)
+
+    return meddle
+
+
+MEDDLING: dict[str, Callable[[bytes], object]] = {
+    "gone": os.unlink,
+    "mode": lambda target: os.chmod(target, 0o700),
+    "shorter": lambda target: os.truncate(target, 1),
+    "touched": os.utime,
+    "symlink": _with(lambda target: os.symlink("elsewhere", target)),
+    "fifo": _with(os.mkfifo),
+    "folder": _with(os.mkdir),
+}
+
+
+@pytest.mark.parametrize("what", MEDDLING)
+def test_another_file_is_not_read_for_the_one_that_was_seen(tree: Tree, what: str) -> None:
+    tree.write("f", b"seen")
+    seen = tree.worktree.lstat(Path(b"f"))
+    assert seen is not None
+    tree.worktree.tick()
+    MEDDLING[what](tree.at("f"))
+    assert tree.worktree.read_unchanged(Path(b"f"), seen) is None
 
 
 def test_file_that_keeps_changing_is_given_up(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

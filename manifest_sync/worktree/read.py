@@ -15,6 +15,7 @@ from manifest_sync.worktree.outcomes import (
     Changing,
     TargetBlocked,
     Unreadable,
+    Vanished,
     disk_failure,
     read_failure,
 )
@@ -56,6 +57,29 @@ def same_stat(one: Stat, other: Stat, *, trust_ctime: bool, trust_inode: bool) -
     )
 
 
+def is_untouched(found: os.stat_result, stat: Stat) -> bool:
+    """Whether size, mtime, ctime and inode are still those of ``stat``: then no read was torn."""
+    return (
+        found.st_size == stat.size
+        and found.st_mtime_ns == stat.mtime_ns
+        and found.st_ctime_ns == stat.ctime_ns
+        and found.st_ino == stat.inode
+    )
+
+
+def read_some(descriptor: int, size: int) -> bytes:
+    """The next ``size`` bytes; fewer only at the end of the file. Raises ``OSError``."""
+    data = os.read(descriptor, size)
+    if not data or len(data) == size:
+        return data
+    parts = [data]
+    left = size - len(data)
+    while left and (data := os.read(descriptor, left)):
+        parts.append(data)
+        left -= len(data)
+    return b"".join(parts)
+
+
 class Reader:
     """One regular file, open for reading; a context manager that closes it."""
 
@@ -76,17 +100,9 @@ class Reader:
             Unreadable: the disk failed.
         """
         try:
-            data = os.read(self._descriptor, size)
-            if not data or len(data) == size:
-                return data
-            parts = [data]
-            left = size - len(data)
-            while left and (data := os.read(self._descriptor, left)):
-                parts.append(data)
-                left -= len(data)
+            return read_some(self._descriptor, size)
         except OSError as error:
             raise read_failure(self.path, error) from None
-        return b"".join(parts)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; fewer only at the end of the file.
@@ -105,14 +121,7 @@ class Reader:
 
     def unchanged(self) -> bool:
         """Whether size, mtime, ctime and inode are still those of `stat`: what was read is not torn."""
-        found = os.fstat(self._descriptor)
-        stat = self.stat
-        return (
-            found.st_size == stat.size
-            and found.st_mtime_ns == stat.mtime_ns
-            and found.st_ctime_ns == stat.ctime_ns
-            and found.st_ino == stat.inode
-        )
+        return is_untouched(os.fstat(self._descriptor), self.stat)
 
     def close(self) -> None:
         """Close the file; twice is fine."""
@@ -129,8 +138,11 @@ class Reader:
         self.close()
 
 
-def locate(folders: Folders, path: Path) -> tuple[int, bytes]:
+def locate(folders: Folders, path: Path, *, check: bool = True) -> tuple[int, bytes]:
     """Descriptor of a path's folder, and its last name.
+
+    Args:
+        check: see `Folders.open`.
 
     Raises:
         Vanished: the folder is gone, or is no folder any more.
@@ -140,7 +152,7 @@ def locate(folders: Folders, path: Path) -> tuple[int, bytes]:
     if not is_allowed_name(name):
         raise Unreadable(path, "its name is reserved or impossible")
     try:
-        return folders.open(folder), name
+        return folders.open(folder, check=check), name
     except TargetBlocked as error:
         raise Unreadable(path, error.reason) from None
     except OSError as error:
@@ -158,6 +170,29 @@ def open_read(folders: Folders, path: Path, *, follow: bool) -> Reader:
         return Reader(path, os.open(name, _OPEN if follow else _OPEN | os.O_NOFOLLOW, dir_fd=descriptor))
     except OSError as error:
         raise read_failure(path, error) from None
+
+
+def read_unchanged(folders: Folders, path: Path, seen: Stat, *, follow: bool) -> bytes | None:
+    """The whole content of a small file that still is the one ``seen`` there, by size, times and inode.
+
+    The stat is compared after the read, so what was read is what was at the path when it was seen, wherever
+    the folder that is kept open may have gone since; hence fewer calls than by `open_read`, which makes sure
+    of the folder first and asks for the stat twice.
+
+    Returns:
+        None when it is another file by now, or cannot be read: then `open_read` finds out why.
+    """
+    try:
+        folder, name = locate(folders, path, check=False)
+        descriptor = os.open(name, _OPEN if follow else _OPEN | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            data = read_some(descriptor, seen.size + 1)
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, Vanished, Unreadable):
+        return None
+    return data if len(data) == seen.size and is_untouched(found, seen) else None
 
 
 def hash_file(folders: Folders, path: Path, *, follow: bool) -> tuple[Hash, Stat]:

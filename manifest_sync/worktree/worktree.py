@@ -192,6 +192,11 @@ class Worktree:
         """
         return read.open_read(self._folders, path, follow=self._follow)
 
+    def read_unchanged(self, path: Path, seen: Stat) -> bytes | None:
+        """The content of a small file that still is the one that a scan saw; None when `open_read` has to
+        find out more. See `read.read_unchanged`."""
+        return read.read_unchanged(self._folders, path, seen, follow=self._follow)
+
     def open_trashed(self, run: str, number: int) -> Reader:
         """Open what a run's step took away, for reading.
 
