@@ -69,6 +69,10 @@ class Damaged(ManifestSyncError):
     exit_code = 7
 
 
+class IndexDamaged(Damaged):
+    """The local index cannot be used; nothing is said of the bucket."""
+
+
 class FormatError(Damaged):
     """Bytes that do not follow the format document."""
 

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-from manifest_sync.errors import Contended, Damaged, ManifestSyncError
+from manifest_sync.errors import Contended, IndexDamaged, ManifestSyncError
 from manifest_sync.index_errors import CHECK_DISK, REBUILD, cannot_use, translate
 from manifest_sync.index_mark import IndexMark
 
@@ -75,10 +75,10 @@ class IndexConnection:
             is_successor: it takes its place when it is closed (see `successor`), so the mark is settled then.
 
         Raises:
-            Damaged: the file is corrupt, of another version, no index at all, or not the one used last.
+            IndexDamaged: the file is corrupt, of another version, no index at all, or not the one used last.
         """
         if os.path.isdir(path):
-            raise Damaged(f"the local index {path} is a folder", REBUILD)
+            raise IndexDamaged(f"the local index {path} is a folder", REBUILD)
         missing = read_only and not os.path.exists(path)
         uri = ":memory:" if missing else f"file:{quote(os.path.abspath(path))}?mode=rwc"
         try:
@@ -137,7 +137,7 @@ class IndexConnection:
             if os.path.exists(path):
                 # What a killed run left in the journal belongs to the old file; played into the new one it
                 # would destroy it. Opening settles it, unless the old file is beyond that.
-                with suppress(Damaged):
+                with suppress(IndexDamaged):
                     cls.open(path).close()  # by no mark: it may be refused, and is settled all the same
                 for left in (kept, f"{kept}-journal"):
                     _unlink(left)
@@ -162,9 +162,9 @@ class IndexConnection:
         if version == 0 and application == 0 and not self._value("SELECT count(*) FROM sqlite_master"):
             self._create()
         elif application != APPLICATION_ID:
-            raise Damaged(f"{self._path} is not an index of manifest-sync", REBUILD)
+            raise IndexDamaged(f"{self._path} is not an index of manifest-sync", REBUILD)
         elif version != SCHEMA_VERSION:
-            raise Damaged(
+            raise IndexDamaged(
                 f"the local index {self._path} has version {version}; this program uses {SCHEMA_VERSION}",
                 REBUILD,
             )
@@ -180,7 +180,7 @@ class IndexConnection:
             return
         tokens = self._mark.tokens()
         if token not in tokens:
-            raise Damaged(
+            raise IndexDamaged(
                 f"the local index {self._path} is not the one that was used here last: an older copy was put "
                 "back, or another folder's was put in its place",
                 f"{REBUILD}: it reads the tree again and transfers nothing",
@@ -248,10 +248,10 @@ class IndexConnection:
         self.close()
 
     def quick_check(self) -> None:
-        """Read the whole file and check its structure. Raises ``Damaged``."""
+        """Read the whole file and check its structure. Raises ``IndexDamaged``."""
         result = self._rows("PRAGMA quick_check(1)")
         if result != [("ok",)]:
-            raise Damaged(f"the local index {self._path} is damaged: {result[0][0]}", REBUILD)
+            raise IndexDamaged(f"the local index {self._path} is damaged: {result[0][0]}", REBUILD)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -317,9 +317,9 @@ class IndexConnection:
         except UnicodeDecodeError as error:  # the text of an error of SQLite's, with damaged bytes in it
             raise self.damage(str(error)) from error
 
-    def damage(self, what: str) -> Damaged:
+    def damage(self, what: str) -> IndexDamaged:
         """The error for something in the file that this program did not write."""
-        return Damaged(f"the local index {self._path} is damaged: {what}", REBUILD)
+        return IndexDamaged(f"the local index {self._path} is damaged: {what}", REBUILD)
 
     def _typed(self, row: Any, *kinds: type | tuple[type, ...]) -> Any:
         """A row that has the types it was written with: SQLite takes, and a damaged file has, any."""

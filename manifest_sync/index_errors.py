@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from manifest_sync.errors import Contended, Damaged, ManifestSyncError
+from manifest_sync.errors import Contended, IndexDamaged, ManifestSyncError
 
 REBUILD = "run manifest-sync rebuild-index"
 CHECK_DISK = "check free space and permissions of its folder, then run the same command again"
@@ -19,7 +19,7 @@ def translate(error: sqlite3.DatabaseError, path: str) -> ManifestSyncError | No
     """The error a user understands; None for a mistake in this program, which must stay visible."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}:
-        return Damaged(f"the local index {path} is damaged: {error}", REBUILD)
+        return IndexDamaged(f"the local index {path} is damaged: {error}", REBUILD)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return Contended(
             f"another process is writing the local index {path}", "try again when it has finished"

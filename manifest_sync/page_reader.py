@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from manifest_sync.canonical import decompress
-from manifest_sync.errors import Damaged, FormatError
+from manifest_sync.errors import Damaged, FormatError, IndexDamaged
 from manifest_sync.keys import page_key
 from manifest_sync.model import Entry
 from manifest_sync.pages import PageRef, parse_page
@@ -76,6 +76,8 @@ class PageReader:
                 self._cache.save_page_body(ref, body)
             try:
                 entries = self._entries(ref, body)
+            except IndexDamaged:
+                raise
             except Damaged as error:
                 if lost is None or len(lost) >= MAX_LOST:
                     raise

@@ -18,6 +18,7 @@ from manifest_sync.canonical import compress, decompress
 from manifest_sync.errors import (
     Damaged,
     FormatError,
+    IndexDamaged,
     NoRepository,
     RolledBack,
     StoreUnavailable,
@@ -303,6 +304,8 @@ class Repository(PageReader):
     def _load_if_there(self, ref: PageRef) -> list[Entry] | None:
         try:
             return self.load_page(ref)
+        except IndexDamaged:
+            raise
         except Damaged:
             return None
 

@@ -18,7 +18,8 @@ from pathlib import Path as FsPath
 import pytest
 from blake3 import blake3
 
-from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.errors import Damaged, IndexDamaged, ManifestSyncError
+from manifest_sync.index import Index
 from manifest_sync.project import Project
 from tests.closure import folder_fetch, read_bucket
 from tests.conftest import Soak
@@ -399,6 +400,21 @@ def test_a_damage_that_is_refused(
     pushes = [command for command, _ in COMMANDS].count("push")
     assert len(errors) >= pushes, errors
     assert pair.head() == head
+
+
+def test_a_damage_met_in_a_kept_page_is_not_the_bucket_s(
+    template: Pair, fast_path: FsPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that the index cannot give is not lost, and nobody has to look for it in the bucket."""
+    pair = template.copy(fast_path / "pair")
+    pair.write("one", {"another": "file"})
+
+    def malformed(self: Index, page_id: str) -> bytes | None:
+        raise self.damage("database disk image is malformed")
+
+    monkeypatch.setattr(Index, "load_page_body", malformed)
+    with pytest.raises(IndexDamaged, match=r"index\.sqlite is damaged"):
+        pair.project().push("copy")
 
 
 @pytest.mark.soak
