@@ -43,6 +43,7 @@ _PUT_LOCAL = (
     " mode = excluded.mode, clean = excluded.clean, local = excluded.local,"
     " dropped = CASE WHEN excluded.local IS NULL OR excluded.local = x'6f' THEN dropped ELSE 0 END"
 )
+_PUT_LANDED = _PUT_LOCAL.replace("local)", "local, base)").replace("?)", "?, ?)") + ", base = excluded.base"
 _NO_LOCAL = (
     "SET local = NULL, size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL, clean = 0"
 )
@@ -50,12 +51,11 @@ _PUT_BASE = (
     "INSERT INTO paths (path, base) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET base = excluded.base"
 )
 _BATCH = 2000
-_NONE = type(None)
 _SHAPES = frozenset(
     # SQLite takes any value in any column, and a wrong bit in the file makes a text of a number.
     (bytes, *stat, int, *states)
-    for stat in ((int,) * 5, (_NONE,) * 5)
-    for states in itertools.product((bytes, _NONE), repeat=3)
+    for stat in ((int,) * 5, (type(None),) * 5)
+    for states in itertools.product((bytes, type(None)), repeat=3)
 )
 _MAX = 2**63 - 1
 _MASK = 2**64 - 1
@@ -191,6 +191,12 @@ class Index(PageTables, AdoptedTable):
             for batch in batches(rows):
                 self._many(_PUT_LOCAL, [_local_columns(*row) for row in batch])
                 self._many(DELETE_EMPTY, [(row[0],) for row in batch if row[2] is None])
+
+    def put_landed(self, rows: Iterable[tuple[Path, Stat, State | None, int, State | None]]) -> None:
+        """`put_local` and `set_base`, whose state comes last, in one pass, for files that are here."""
+        with self._atomic():
+            for batch in batches(rows):
+                self._many(_PUT_LANDED, [(*_local_columns(*row[:4]), row[4]) for row in batch])
 
     def forget_local(self, paths: Iterable[Path]) -> None:
         """These paths are no longer here."""

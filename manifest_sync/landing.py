@@ -123,7 +123,9 @@ class Landing:
             return stat
 
         def record(done: list[tuple[int, Stat]]) -> None:
-            self.ws.index.put_local((steps[n].path, stat, steps[n].after, 2) for n, stat in done)
+            self.ws.index.put_landed(
+                (steps[n].path, stat, steps[n].after, 2, steps[n].base_after) for n, stat in done
+            )
 
         self.brought += self._take(steps, place, record, "transfer")
         self._wrote = True
@@ -151,6 +153,7 @@ class Landing:
 
             def record(done: list[tuple[int, None]], steps: Sequence[Step] = steps) -> None:
                 self.ws.index.forget_local([steps[n].path for n, _ in done])
+                self.ws.index.set_base((steps[n].path, steps[n].base_after) for n, _ in done)
 
             self.removed += self._take(steps, take, record, is_drop=is_drop)
 
@@ -171,8 +174,14 @@ class Landing:
                 return worktree.put_back(source, kept, step.path, expected=row.stat, keep_as=slot)[0]
 
             def record(done: list[tuple[int, Stat]], steps: Sequence[Step] = steps) -> None:
-                self.ws.index.put_local(
-                    (steps[n].path, stat, steps[n].after, 0 if steps[n].after == UNREAD else 2)
+                self.ws.index.put_landed(
+                    (
+                        steps[n].path,
+                        stat,
+                        steps[n].after,
+                        0 if steps[n].after == UNREAD else 2,
+                        steps[n].base_after,
+                    )
                     for n, stat in done
                 )
 
@@ -232,7 +241,6 @@ class Landing:
             self.ws.worktree.sync()
             with index.transaction():
                 record(done)
-                index.set_base((steps[n].path, steps[n].base_after) for n, _ in done)
                 index.set_meta(JOURNAL, None)
         return len(done)
 

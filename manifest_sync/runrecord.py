@@ -41,8 +41,7 @@ class RunHeader:
     time: str
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What a run does with one path: local state and base, before and after. None is absent."""
 
     path: Path

@@ -9,7 +9,8 @@ own, so it can be undone as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec import structs
 
 from manifest_sync import observe, statcache
 from manifest_sync.fetch import damaged_files
@@ -96,7 +97,7 @@ def _plan(ws: Workspace, header: RunHeader) -> _Plan:
         row, step = _look(ws, recorded.path), recorded
         if is_outdated and step.base != row.remote:
             # Agreed on with a head that was lost: it must not make what comes back look like the bucket's.
-            step = replace(step, base=None)
+            step = structs.replace(step, base=None)
         back = Step(step.path, row.local, row.base, step.before, step.base)
         if row.local == step.before:
             if row.base != step.base:

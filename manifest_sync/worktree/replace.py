@@ -56,12 +56,17 @@ class Replacer:
         source_dir, source_name = origin, os.fsencode(source)
         try:
             parent = self._folders.make(folder)
-            self._check(parent, name, path, expected)
+            if expected is not None:
+                self._check(parent, name, path, expected)
             if self._folders.device(folder) != self._area.device:
                 source_dir, source_name = self._carry(folder, source_name, origin)
                 parent = self._folders.open(folder)
             if expected is None:
-                rename_new(source_name, source_dir, name, parent)
+                try:
+                    rename_new(source_name, source_dir, name, parent)
+                except FileExistsError:
+                    self._check(parent, name, path, None)
+                    rename_new(source_name, source_dir, name, parent)
             else:
                 run, _, kept = keep_as.partition("/")
                 self._link_to_trash(parent, name, path, run, os.fsencode(kept))
@@ -72,9 +77,11 @@ class Replacer:
                     raise
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             return to_stat(found), expected is not None
-        except OSError as error:
+        except (OSError, Outcome) as error:
             if source_dir != origin:
                 _unlink_quietly(source_name, source_dir)
+            if isinstance(error, Outcome):
+                raise
             raise self._failure(path, error) from error
 
     def remove(self, path: Path, *, expected: Stat | None, keep_as: str) -> None:

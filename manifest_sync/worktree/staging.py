@@ -152,8 +152,12 @@ class Staging:
         """Remove what was not renamed into place. What cannot be removed now, the next run removes."""
         for staged in self._files:
             staged.close()
+        left: set[str] = set()
+        with contextlib.suppress(OSError):
+            left.update(os.listdir(self._area.staging))
+        for name in left.intersection(staged.name for staged in self._files):
             with contextlib.suppress(OSError):
-                os.unlink(staged.name, dir_fd=self._area.staging)
+                os.unlink(name, dir_fd=self._area.staging)
         self._files = []
 
     def __enter__(self) -> Self:
