@@ -70,7 +70,7 @@ __all__ = [
 
 FORMAT = 1
 MAX_HEAD = 8 << 20
-"""Most bytes of a head that a reader accepts: some 60,000 pages, a hundred million files."""
+"""Most bytes of a head that a reader accepts: some 40,000 pages, thirty million files."""
 MAX_COUNTER = 10**15
 """Largest sequence and fence: their keys then have a bounded number of digits."""
 MAX_PAGE_BYTES = 1 << 42

@@ -25,8 +25,8 @@ def merge_pages(
     """The pages of the next head, in path order: an old page kept as it is, or the entries of a new one.
 
     A page is opened only if a change falls between the end of the page before it and its own end, or if
-    the run before it did not end where a page must end. Boundaries hang on the paths alone, so the cuts
-    meet the old ones again soon after a change.
+    the run before it did not end where a page must end. Boundaries hang on the paths, so the cuts meet
+    the old ones again soon after a change, and the pages come to be those of a first push of the same files.
 
     Args:
         pages: the head's pages, in path order.

@@ -77,6 +77,14 @@ def _connections_are_closed() -> Iterator[None]:
     close_connections()
 
 
+@pytest.fixture(scope="module")
+def short_pages() -> Iterator[None]:
+    """Pages end after `tests.damage.boundary_names`, however short they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("manifest_sync.pagecut.MIN_LENGTH", 1)
+        yield
+
+
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost races are tried again at once."""

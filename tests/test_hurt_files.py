@@ -56,7 +56,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def made(tmp_path_factory: pytest.TempPathFactory, short_pages: None) -> World:
     folder = tmp_path_factory.mktemp("made")
     gpu = Machine(folder / "gpu", str(folder / "bucket"))
     late = Machine(folder / "late", str(folder / "bucket"))

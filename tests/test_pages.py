@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import FormatError
 from manifest_sync.model import ChunkRef, Entry, EntryType, FrameRef, PackRef, Path, Writer
+from manifest_sync.pagecut import MAX_LENGTH, MIN_LENGTH
 from manifest_sync.pages import PageCutter, check_path, encode_page, is_boundary, parse_page
 from tests import format_example
 
@@ -25,7 +28,8 @@ def file(path: bytes, *, frame: int = 0, chunks: int = 1) -> Entry:
     ref = FrameRef(PackRef(SESSION, "ab" * 32, 5000), frame, 100, 200)
     digest = hash_bytes(path)
     pieces = tuple(
-        ChunkRef(digest if chunks == 1 else hash_bytes(bytes([n])), ref, n, 2) for n in range(chunks)
+        ChunkRef(digest if chunks == 1 else hash_bytes(n.to_bytes(2, "big")), ref, n, 2)
+        for n in range(chunks)
     )
     if not chunks:
         digest = hash_bytes(b"")
@@ -209,4 +213,39 @@ def test_cutter_keeps_everything_in_order_and_in_bounds() -> None:
     assert [entry for run in runs for entry in run] == entries
     assert cutter.is_empty
     assert all(len(encode_page(run)[1]) <= 1 << 20 for run in runs)
-    assert not any(is_boundary(entry.path) for run in runs for entry in run[:-1])
+    assert not any(is_boundary(entry.path, 1) for run in runs for entry in run[MIN_LENGTH - 1 : -1])
+
+
+def cut(entries: Iterable[Entry]) -> list[list[Entry]]:
+    cutter = PageCutter()
+    runs = [run for entry in entries if (run := cutter.push(entry))]
+    while last := cutter.flush():
+        runs.append(last)
+    return runs
+
+
+def test_pages_have_much_the_same_length() -> None:
+    lengths = [len(run) for run in cut(file(b"exp/%07d.json" % n) for n in range(60_000))][:-1]
+    assert min(lengths) >= MIN_LENGTH
+    assert max(lengths) <= MAX_LENGTH
+    assert 700 < sum(lengths) / len(lengths) < 850
+    beside_a_random_file = sum(length**2 for length in lengths) / sum(lengths)
+    assert beside_a_random_file < 900, "with an even chance at each path it would be twice the mean"
+
+
+@pytest.mark.parametrize("chunks", [5, 60, 1200])
+def test_a_file_counts_for_as_many_as_it_has_chunks(chunks: int) -> None:
+    dice = random.Random(chunks)
+    files = 40_000 // chunks
+    runs = cut(file(b"exp/%07d.pt" % n, chunks=dice.randint(1, 2 * chunks)) for n in range(files))
+    lengths = [sum(len(entry.chunks) for entry in run) for run in runs]
+    last_ones = [len(run[-1].chunks) for run in runs]
+    assert all(length >= MIN_LENGTH for length in lengths[:-1])
+    assert all(length - last < MAX_LENGTH for length, last in zip(lengths, last_ones, strict=True))
+
+
+def test_an_entry_that_is_a_page_of_its_own_ends_it() -> None:
+    """Two runs end with one entry, before it for its cost and after it for its length."""
+    small = [file(b"exp/%03d" % n) for n in range(200)]
+    runs = cut([*small, file(b"exp/big", chunks=10_000), file(b"exp/next")])
+    assert [len(run) for run in runs] == [200, 1, 1]

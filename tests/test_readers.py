@@ -28,7 +28,7 @@ MACHINES = ("gpu", "laptop")
 
 
 @pytest.fixture(autouse=True)
-def short_pages(monkeypatch: pytest.MonkeyPatch, hurried: None) -> None:
+def many_pages(monkeypatch: pytest.MonkeyPatch, short_pages: None, hurried: None) -> None:
     """A head of twelve files has several pages."""
     monkeypatch.setattr("manifest_sync.pagecut.BOUNDARY_MODULUS", 3)
 

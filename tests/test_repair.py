@@ -52,7 +52,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def made(tmp_path_factory: pytest.TempPathFactory, short_pages: None) -> World:
     """Some pages and packs, of which the head needs every one."""
     folder = tmp_path_factory.mktemp("made")
     gpu = Machine(folder / "gpu", str(folder / "bucket"))

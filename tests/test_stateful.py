@@ -484,6 +484,7 @@ class FleetingOnDisk(Fleeting):
     kind = "directory"
 
 
+@pytest.mark.usefixtures("short_pages")
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(
