@@ -25,6 +25,8 @@ from manifest_sync.model import HASH_LENGTH, Hash
 T = TypeVar("T")
 
 ZSTD_LEVEL = 3
+DOCUMENT_LEVEL = 1
+"""Of pages and copies of the head: they are full of hex digits, in which looking for short repeats loses."""
 MAX_WINDOW = 16 << 20
 """Largest zstd window that is accepted, bytes: what bounds the memory of a decoder."""
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
@@ -46,7 +48,8 @@ class _Codecs(threading.local):
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
-        self.summing = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+        self.documents = zstandard.ZstdCompressor(level=DOCUMENT_LEVEL, write_checksum=False)
+        self.summing = zstandard.ZstdCompressor(level=DOCUMENT_LEVEL, write_checksum=True)
         self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
 
 
@@ -224,13 +227,18 @@ def parse_base64(text: str, what: str) -> bytes:
     return data
 
 
-def compress(data: bytes, *, checksum: bool = False) -> bytes:
-    """One zstd frame that declares its content size.
+def compress(data: bytes) -> bytes:
+    """One zstd frame that declares its content size, of the contents of files."""
+    return _codecs.compressor.compress(data)
+
+
+def compress_document(data: bytes, *, checksum: bool = False) -> bytes:
+    """One zstd frame that declares its content size, of JSON.
 
     ``checksum``: it ends with a checksum of the content, which a decoder compares: for objects that are not
     named by a hash.
     """
-    return (_codecs.summing if checksum else _codecs.compressor).compress(data)
+    return (_codecs.summing if checksum else _codecs.documents).compress(data)
 
 
 def has_checksum(data: bytes) -> bool:

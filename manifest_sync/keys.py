@@ -132,7 +132,7 @@ def encode_gc_list(fence: int, keys: Iterable[str]) -> bytes:
     for key in ordered:
         if not is_collectable(key):
             raise ValueError(f"{key!r} is nothing that a collection deletes")
-    return canonical.compress(canonical.encode({"fence": fence, "keys": ordered}), checksum=True)
+    return canonical.compress_document(canonical.encode({"fence": fence, "keys": ordered}), checksum=True)
 
 
 def parse_gc_list(body: bytes, fence: int | None = None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifest_sync import manifest as fmt
-from manifest_sync.canonical import compress, decompress
+from manifest_sync.canonical import compress_document, decompress
 from manifest_sync.damage import Damage, Kind
 from manifest_sync.errors import Damaged, FormatError
 from manifest_sync.localchunks import LocalChunks, Place, add_place
@@ -70,7 +70,7 @@ class ObjectMaker:
             if known is None:
                 continue
             if key == fmt.snapshot_key(known.manifest.sequence, known.manifest.snapshot):
-                return compress(known.body, checksum=True)
+                return compress_document(known.body, checksum=True)
         return "this machine does not keep a copy of that snapshot"
 
     def _page(self, damage: Damage) -> bytes | str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from manifest_sync import manifest as fmt
-from manifest_sync.canonical import compress, decompress
+from manifest_sync.canonical import compress_document, decompress
 from manifest_sync.errors import (
     Damaged,
     FormatError,
@@ -283,7 +283,7 @@ class Repository(PageReader):
                 if page_id in known:
                     refs.append(known[page_id])
                     continue
-                body = compress(raw)
+                body = compress_document(raw)
                 ref = PageRef(
                     id=page_id,
                     session=session,
@@ -339,7 +339,9 @@ class Repository(PageReader):
 
     def put_snapshot(self, manifest: Manifest, body: bytes) -> None:
         """Store the copy of a head; ``body`` is the head's JSON."""
-        self.store.put(fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress(body, checksum=True))
+        self.store.put(
+            fmt.snapshot_key(manifest.sequence, manifest.snapshot), compress_document(body, checksum=True)
+        )
 
     def _swap(self, expected: Head, manifest: Manifest, body: bytes) -> Head | Raced:
         """The compare-and-swap; an answer that was lost is found out by reading (P6)."""

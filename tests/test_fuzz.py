@@ -26,7 +26,7 @@ from blake3 import blake3
 from msgspec import structs
 
 from manifest_sync import canonical, keys, manifest, records, runrecord
-from manifest_sync.canonical import compress, decompress, hash_bytes
+from manifest_sync.canonical import compress, compress_document, decompress, hash_bytes
 from manifest_sync.config import parse_config, parse_size
 from manifest_sync.errors import Damaged, FormatError, UnknownFeature, UsageError
 from manifest_sync.location import Environment, parse_dotenv, parse_location
@@ -355,7 +355,7 @@ READERS = [
         "gc list",
         read_gc_list,
         (FormatError,),
-        (compress(GC_LIST), compress(GC_LIST, checksum=True)),
+        (compress(GC_LIST), compress_document(GC_LIST, checksum=True)),
         (json.loads(GC_LIST),),
         lambda tree: compress(forge.canonical(tree)),
     ),
