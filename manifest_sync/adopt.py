@@ -25,11 +25,10 @@ from manifest_sync.externals import MAX_URL, is_etag, is_own, object_url, packs_
 from manifest_sync.index import Row
 from manifest_sync.index_adopted import Outsider
 from manifest_sync.landing import settle
-from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, file_state
 from manifest_sync.pages import MAX_CHUNKS, TOO_LARGE
 from manifest_sync.pathrules import check_path
-from manifest_sync.push import changes, note_attempt, record
+from manifest_sync.publishing import Publishing
 from manifest_sync.races import until_published
 from manifest_sync.repository import Head, Raced
 from manifest_sync.scope import Scope
@@ -251,19 +250,14 @@ class _Adoption:
         self._plan(head)
         if not ws.index.has_planned():
             return head
-
-        def before_swap(manifest: Manifest) -> None:
-            ws.index.note_adopting(self._listing, manifest.snapshot)
-            note_attempt(ws, manifest.snapshot)
-
         commit = ws.commit(
             ws.new_session(head.manifest.fence), self._options.message or f"adopt {self._source.url}"
         )
-        outcome = ws.repository.publish(head, changes(ws), commit, before_swap)
+        outcome = Publishing(ws, head, self._scope).publish(
+            commit, lambda manifest: ws.index.note_adopting(self._listing, manifest.snapshot)
+        )
         if isinstance(outcome, Head):
-            # After a lost answer the head may be another machine's by now, which came upon ours.
             self._report.snapshot, self._report.sequence = commit.snapshot, head.manifest.sequence + 1
-            record(ws, outcome, self._scope)
         return outcome
 
     def _plan(self, head: Head) -> None:

@@ -19,7 +19,7 @@ from manifest_sync.errors import Damaged
 from manifest_sync.index import Row
 from manifest_sync.model import json_path
 from manifest_sync.pages import PageRef
-from manifest_sync.push import changes, note_attempt, record
+from manifest_sync.publishing import Publishing
 from manifest_sync.repository import Head, Raced
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed
@@ -85,14 +85,11 @@ class LostDropper:
         self.stored_bytes += sent.stored_bytes
         commit = ws.commit(session, self._message, sent.stored_bytes)
         added = [path for path, _, _ in ws.index.iter_planned()]
-        outcome = ws.repository.publish(
-            rest, changes(ws), commit, lambda manifest: note_attempt(ws, manifest.snapshot)
-        )
+        outcome = Publishing(ws, rest, self._scope).publish(commit)
         if isinstance(outcome, Head):
             self.dropped = [
                 Dropped(page, sum(page.first <= path <= page.last for path in added)) for page in lost
             ]
-            record(ws, outcome, self._scope)
         return outcome
 
     def _is_lost(self, page: PageRef) -> bool:

@@ -78,11 +78,35 @@ class PageTables(IndexConnection):
 
     def drop_pages(self, keep: Collection[str]) -> None:
         """Forget pages that are neither in ``keep`` nor reflected, and the hints into them."""
-        gone = [(i,) for (i,) in self._rows("SELECT id FROM pages WHERE reflected = 0") if i not in keep]
+        gone = [i for (i,) in self._rows("SELECT id FROM pages WHERE reflected = 0") if i not in keep]
         if gone:
-            with self._atomic():
-                self._many("DELETE FROM pages WHERE id = ?", gone)
-                self._write("DELETE FROM chunks WHERE page NOT IN (SELECT number FROM pages)")
+            self._drop_pages(gone)
+
+    def _drop_pages(self, gone: Iterable[str]) -> None:
+        with self._atomic():
+            self._many("DELETE FROM pages WHERE id = ?", ((page_id,) for page_id in gone))
+            self._write("DELETE FROM chunks WHERE page NOT IN (SELECT number FROM pages)")
+
+    def replace_pages(self, pages: Iterable[tuple[PageRef, str | None]], live: Collection[str]) -> None:
+        """Mark new pages reflected, whose ``remote`` is right already, and forget all that are not ``live``.
+
+        Args:
+            pages: each with the id of the page whose hints lead to it from now on, if there is one.
+        """
+        with self._atomic():
+            for page, replaced in pages:
+                self._write(
+                    "INSERT INTO pages (id, session, reflected, first, last) VALUES (?, ?, 1, ?, ?)"
+                    " ON CONFLICT (id) DO UPDATE SET reflected = 1, first = excluded.first,"
+                    " last = excluded.last",
+                    (page.id, page.session, page.first, page.last),
+                )
+                number = self._value("SELECT number FROM pages WHERE id = ?", (replaced,))
+                if number is not None:
+                    # Hints name a page by its number: so one row is written and not one for each chunk.
+                    self._write("DELETE FROM pages WHERE number = ?", (number,))
+                    self._write("UPDATE pages SET number = ? WHERE id = ?", (number, page.id))
+            self._drop_pages([i for (i,) in self._rows("SELECT id FROM pages") if i not in live])
 
     def save_chunk_hints(self, page_id: str, chunk_ids: Iterable[Hash]) -> None:
         """Note that these chunks are located by this page; the page noted last wins."""
@@ -91,6 +115,24 @@ class PageTables(IndexConnection):
             number = self._value("SELECT number FROM pages WHERE id = ?", (page_id,))
             self._many(
                 "INSERT OR REPLACE INTO chunks (id, page) VALUES (?, ?)", ((c, number) for c in chunk_ids)
+            )
+
+    def add_chunk_hints(self, pages: Iterable[tuple[str, Iterable[Hash]]]) -> None:
+        """Note where chunks are located that no page is noted for: page ids, each with its chunks."""
+        hints: list[tuple[Hash, int]] = []
+        for page_id, chunk_ids in pages:
+            number = self._value("SELECT number FROM pages WHERE id = ?", (page_id,))
+            hints += [(chunk_id, number) for chunk_id in chunk_ids]
+        # Neighbours in the table one after the other: several times as fast as in the order of paths.
+        hints.sort()
+        with self._atomic():
+            self._many("INSERT OR IGNORE INTO chunks (id, page) VALUES (?, ?)", hints)
+
+    def drop_chunk_hints(self, chunks: Iterable[tuple[Hash, str]]) -> None:
+        """Forget that chunks are located by a page, given by its id; another page that is noted stays."""
+        with self._atomic():
+            self._many(
+                "DELETE FROM chunks WHERE id = ? AND page = (SELECT number FROM pages WHERE id = ?)", chunks
             )
 
     def page_of_chunk(self, chunk_id: Hash) -> str | None:
@@ -145,6 +187,11 @@ class PageTables(IndexConnection):
         """Whether this run has anything to publish."""
         return self._first("SELECT 1 FROM pending WHERE planned <> 0 LIMIT 1") is not None
 
+    def has_planned_in(self, first: Path, last: Path) -> bool:
+        """Whether a change from ``first`` to ``last``, both included, is planned."""
+        sql = "SELECT 1 FROM pending WHERE path BETWEEN ? AND ? AND planned <> 0 LIMIT 1"
+        return self._first(sql, (first, last)) is not None
+
     def oldest_fence(self) -> int | None:
         """The lowest fence that an uploaded object relies on; deletions rely on none."""
         fence = self._value(
@@ -158,16 +205,31 @@ class PageTables(IndexConnection):
         with self._atomic():
             self._many("DELETE FROM pending WHERE path = ?", ((p,) for p in paths))
 
-    def publish_planned(self) -> None:
-        """The planned changes are in the head: they become base and leave the journal."""
+    def publish_planned(self, *, is_reflected: bool = False) -> None:
+        """The planned changes are in the head: they become base and leave the journal.
+
+        With ``is_reflected`` they become ``remote`` too, in the same pass: the pages they fall in count as
+        reflected from now on.
+        """
         with self._atomic():
-            self._write(
-                "INSERT INTO paths (path, base) SELECT path, state FROM pending WHERE planned = 1"
-                " ON CONFLICT (path) DO UPDATE SET base = excluded.base"
-            )
+            if is_reflected:
+                self._write(
+                    "INSERT INTO paths (path, base, remote) SELECT path, state, state FROM pending"
+                    " WHERE planned = 1"
+                    " ON CONFLICT (path) DO UPDATE SET base = excluded.base, remote = excluded.remote"
+                )
+                self._write(
+                    "INSERT INTO paths (path, remote) SELECT path, state FROM pending WHERE planned = 2"
+                    " ON CONFLICT (path) DO UPDATE SET remote = excluded.remote"
+                )
+            else:
+                self._write(
+                    "INSERT INTO paths (path, base) SELECT path, state FROM pending WHERE planned = 1"
+                    " ON CONFLICT (path) DO UPDATE SET base = excluded.base"
+                )
             self._write(
                 "DELETE FROM paths WHERE path IN (SELECT path FROM pending"
-                " WHERE planned = 1 AND state IS NULL) AND local IS NULL AND base IS NULL AND remote IS NULL"
+                " WHERE planned <> 0 AND state IS NULL) AND local IS NULL AND base IS NULL AND remote IS NULL"
             )
             self._write("DELETE FROM pending WHERE planned <> 0")
 

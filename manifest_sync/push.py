@@ -5,18 +5,15 @@ load head → scan → diff → plan (a dry run stops here) → upload → publi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from manifest_sync import observe, records, statcache
 from manifest_sync.decide import Decision, RunOptions, decide, discount
 from manifest_sync.landing import settle
-from manifest_sync.merge import Change
 from manifest_sync.model import Entry, display
 from manifest_sync.plan import Verb
+from manifest_sync.publishing import Publishing
 from manifest_sync.races import until_published
 from manifest_sync.report import RunReport
 from manifest_sync.repository import Head, Raced
-from manifest_sync.scope import Scope
 from manifest_sync.upload import drop_collected, upload
 from manifest_sync.workspace import Workspace
 
@@ -81,18 +78,11 @@ def _send_and_publish(decision: Decision, head: Head, report: RunReport) -> Head
         ws.index.set_base(yielded)
         return head
     commit = ws.commit(session, decision.options.message, sent.stored_bytes)
-    outcome = ws.repository.publish(
-        head,
-        changes(ws),
-        commit,
-        lambda manifest: note_attempt(ws, manifest.snapshot),
-        replaces=lambda entry: _check_replaced(ws, entry),
-    )
+    publishing = Publishing(ws, head, decision.options.scope)
+    outcome = publishing.publish(commit, replaces=lambda entry: _check_replaced(ws, entry))
     if isinstance(outcome, Head):
-        # After a lost answer the head may be another machine's by now, which came upon ours.
         report.snapshot, report.sequence = commit.snapshot, head.manifest.sequence + 1
         report.published = True
-        record(ws, outcome, decision.options.scope)
         ws.index.set_base(yielded)
     return outcome
 
@@ -102,26 +92,3 @@ def _check_replaced(ws: Workspace, entry: Entry) -> None:
     row = ws.index.row(entry.path)
     if row is None or row.remote != entry.state:
         raise ws.index.damage(f"it does not know what the head holds at {display(entry.path)}")
-
-
-def note_attempt(ws: Workspace, snapshot: str) -> None:
-    """Write down what is about to be published. After a loss of power too it must be known, or what another
-    machine did to the same files since would look like a conflict."""
-    ws.index.set_meta("attempt", snapshot)
-    ws.index.sync()
-
-
-def changes(ws: Workspace) -> Iterator[Change]:
-    """What is planned, in path order."""
-    for path, _, data in ws.index.iter_planned():
-        yield path, None if data is None else records.parse_entry(path, data)
-
-
-def record(ws: Workspace, head: Head, scope: Scope) -> None:
-    """The swap succeeded: what was published is what both sides agree on now; one transaction."""
-    with ws.index.transaction():
-        ws.index.publish_planned()
-        ws.index.set_meta("attempt", None)
-        ws.index.clear_sent()
-        observe.save_head(ws, head)
-        observe.reflect(ws, head, scope)

@@ -8,7 +8,7 @@ the compare-and-swap of the head, which is the commit point. Each step is acknow
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -237,6 +237,7 @@ class Repository(PageReader):
         before_swap: Callable[[Manifest], None] = lambda _: None,
         revise: Callable[[Manifest], Manifest] = lambda manifest: manifest,
         replaces: Callable[[Entry], None] = lambda _: None,
+        made: Callable[[PageRef, Sequence[Entry]], None] = lambda *_: None,
     ) -> Head | Raced:
         """Merge ``changes`` (in path order) into ``expected`` and swap the head.
 
@@ -244,6 +245,7 @@ class Repository(PageReader):
             before_swap: told of the new manifest when all it names is stored.
             revise: may change the pins, the fence and what belongs to it in the new manifest.
             replaces: told of each entry that a change replaces or deletes; may refuse by raising.
+            made: told of each new page and its entries.
 
         Returns:
             The new head, or `Raced` when another publish came first.
@@ -254,7 +256,7 @@ class Repository(PageReader):
                 "publishing from here would lose what it added",
                 "upgrade manifest-sync; pull works as it is",
             )
-        pages = self._upload_pages(expected, changes, commit.session, replaces)
+        pages = self._upload_pages(expected, changes, commit.session, replaces, made)
         manifest = revise(self._next_manifest(expected.manifest, pages, commit))
         body = fmt.encode_manifest(manifest)
         # What a reader would refuse must not become the head, whatever its parent led to.
@@ -269,6 +271,7 @@ class Repository(PageReader):
         changes: Iterable[Change],
         session: str,
         replaces: Callable[[Entry], None],
+        made: Callable[[PageRef, Sequence[Entry]], None],
     ) -> tuple[PageRef, ...]:
         refs: list[PageRef] = []
         waiting: list[Future[None]] = []
@@ -295,6 +298,7 @@ class Repository(PageReader):
                     stored=len(body),
                 )
                 refs.append(ref)
+                made(ref, piece)
                 self._cache.save_page_body(ref, body)
                 waiting.append(pool.submit(self.store.put, fmt.page_key(session, page_id), body))
             for future in waiting:

@@ -15,7 +15,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"adopt_report"},
     {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
     {"pageuse", "packcheck", "wholefiles", "lostpages"},
-    {"location", "config", "diff", "difference", "plan", "merge", "patterns", "retention"},
+    {"location", "config", "diff", "difference", "plan", "merge", "succession", "patterns", "retention"},
     {"etags", "externals", "adopt_source"},
     {"scope", "ownership", "configlines", "settle", "backlog"},
     {"ownfiles", "index_mark", "index_errors"},
@@ -32,7 +32,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"statcache"},
     {"observe", "fetch", "probe", "rights", "localchunks", "packbuild", "verify_pages", "verify_packs"},
     {"verify_external", "adopt_read", "adopt_past"},
-    {"decide", "upload", "mover", "landing", "races"},
+    {"decide", "upload", "mover", "landing", "races", "publishing"},
     {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
     {"owners", "proposal", "export", "export_adopted", "export_folder", "export_store"},
     {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
@@ -63,7 +63,7 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
     "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
     "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference", "configlines", "settle",
-    "backlog",
+    "backlog", "succession",
     "etags", "externals", "adopt_judge", "adopt_report",
 }  # fmt: skip
 IMPURE_IMPORTS = {
