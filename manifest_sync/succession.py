@@ -13,7 +13,7 @@ class Heir(NamedTuple):
 
     page: PageRef
     of: PageRef | None
-    """The page of the old head that has no other heir, if the new page is the heir of no other."""
+    """A page of the old head that has no other heir, if there is one."""
 
 
 def heirs(
@@ -58,6 +58,6 @@ def heirs(
         for page in place:
             shares[page.id] = shares.get(page.id, 0) + 1
     return [
-        Heir(page, place[0] if len(place) == 1 and shares[place[0].id] == 1 else None)
+        Heir(page, next((other for other in place if shares[other.id] == 1), None))
         for page, place in zip(made, places, strict=True)
     ]
