@@ -50,6 +50,15 @@ class PageReader:
         body = self._cache.load_page_body(ref.id)
         return self._entries(ref, body) if body is not None else parse_listed(ref, self.fetch_anew(ref))
 
+    def load_if_there(self, ref: PageRef) -> list[Entry] | None:
+        """As `load_page`; None of a page that is lost."""
+        try:
+            return self.load_page(ref)
+        except IndexDamaged:
+            raise
+        except Damaged:
+            return None
+
     def fetch_anew(self, ref: PageRef) -> bytes:
         """The stored bytes of a page from the bucket, whatever is cached; checked against its id, and kept.
 

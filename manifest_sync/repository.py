@@ -18,7 +18,6 @@ from manifest_sync.canonical import compress_document, decompress
 from manifest_sync.errors import (
     Damaged,
     FormatError,
-    IndexDamaged,
     NoRepository,
     RolledBack,
     StoreUnavailable,
@@ -277,8 +276,8 @@ class Repository(PageReader):
         waiting: list[Future[None]] = []
         known = {page.id: page for page in expected.manifest.pages}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
-            merged = merge_pages(expected.manifest.pages, changes, self._load_if_there, replaces)
-            for piece in check_folders(merged, self._load_if_there):
+            merged = merge_pages(expected.manifest.pages, changes, self.load_if_there, replaces)
+            for piece in check_folders(merged, self.load_if_there):
                 if isinstance(piece, PageRef):
                     refs.append(piece)
                     continue
@@ -304,14 +303,6 @@ class Repository(PageReader):
             for future in waiting:
                 future.result()
         return tuple(refs)
-
-    def _load_if_there(self, ref: PageRef) -> list[Entry] | None:
-        try:
-            return self.load_page(ref)
-        except IndexDamaged:
-            raise
-        except Damaged:
-            return None
 
     def _next_manifest(self, parent: Manifest, pages: tuple[PageRef, ...], commit: Commit) -> Manifest:
         ancestors = (*parent.ancestors, parent.snapshot)
