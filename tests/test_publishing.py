@@ -243,8 +243,9 @@ def check_hints(world: World, live: dict[str, Any]) -> None:
 
 @pytest.fixture
 def _tiny_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifest_sync.pagecut.BOUNDARY_MODULUS", 4)
-    monkeypatch.setattr("manifest_sync.pagecut.PAGE_TARGET", 1400)
+    small = {"MIN_LENGTH": 1, "TARGET_LENGTH": 3, "MAX_LENGTH": 6, "BOUNDARY_MODULUS": 8, "EAGERNESS": 4}
+    for name, value in small.items():
+        monkeypatch.setattr(f"manifest_sync.pagecut.{name}", value)
     monkeypatch.setattr("manifest_sync.repository.time.sleep", lambda seconds: None)
 
 
