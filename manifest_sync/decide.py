@@ -49,6 +49,8 @@ class RunOptions:
     message: str = ""
     settle: Settle | None = None
     """Of a push: send only what holds still."""
+    named: tuple[Path, ...] = ()
+    """What was asked for by name: where nothing is at one of these, that one is skipped, and said so."""
 
 
 @dataclass(slots=True)
@@ -164,6 +166,8 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     if lost and ws.repository.load_head(head).etag != head.etag:
         raise Damaged(next(iter(lost.reasons.values())), "run the same command again")
     report.damaged = lost.damages(observe.scope_regions(options.scope))
+    # Asked now, while what this run deletes is known: afterwards there is nothing at it either.
+    report.nowhere = [] if lost else [path for path in options.named if observe.is_nowhere(ws, path)]
     statcache.hash_unread(ws, options.scope, observed)
     ranges = options.scope.ranges()
     if not options.dry_run:
@@ -244,5 +248,6 @@ def run_options(
         list_actions=list_actions,
         max_delete=max_delete,
         message=message,
+        named=scope.only,
     )
     return options, tuple(groups)

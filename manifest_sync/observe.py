@@ -15,6 +15,7 @@ from manifest_sync.index import Row
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import SPECIAL, UNREAD, Path, display
 from manifest_sync.pages import PageRef
+from manifest_sync.report import NOTHING_THERE
 from manifest_sync.repository import Head, parse_head
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed, folders_above
@@ -214,14 +215,15 @@ def _is_planned(ws: Workspace, scope: Scope, observed: Observed, path: Path) -> 
 def note_nowhere(ws: Workspace, scope: Scope) -> None:
     """Say which paths of ``--only`` have nothing at them, neither here nor in the bucket as it is known by
     now: else a typing error would look like a run with nothing to do."""
-    found = [path for path in scope.only if _is_nowhere(ws, path)]
+    found = [path for path in scope.only if is_nowhere(ws, path)]
     for path in found[:_NOTES]:
-        ws.progress.note(f"{display(path)}: nothing is there, neither here nor in the bucket")
+        ws.progress.note(f"{display(path)}: {NOTHING_THERE}")
     if len(found) > _NOTES:
         ws.progress.note(f"and nothing at {len(found) - _NOTES} more of the paths asked for")
 
 
-def _is_nowhere(ws: Workspace, path: Path) -> bool:
+def is_nowhere(ws: Workspace, path: Path) -> bool:
+    """Whether nothing is at a path, neither here nor in the bucket as it is known by now."""
     if ws.index.has_rows(Scope((path,)).ranges()):
         return False
     try:

@@ -73,7 +73,7 @@ class Project(ProjectStart):
             except ManifestSyncError as error:
                 # What the pull did is done, and must be told.
                 return SyncReport(pulled, RunReport("push", "copy", send.dry_run), error)
-            _point_out(ws, send.scope)
+            _point_out(ws, send)
         return SyncReport(pulled, pushed)
 
     def watch(
@@ -119,7 +119,7 @@ class Project(ProjectStart):
                 if not scope.only:
                     return RunReport("push", mode)
             with self.workspace(with_groups) as ws:
-                return self._timed(ws, lambda: push(ws, replace(asked, scope=scope, settle=settle)))
+                return self._timed(ws, lambda: push(ws, replace(asked, scope=scope, settle=settle, named=())))
 
         ownership, warning = self._ownership(with_groups)
         if warning:
@@ -151,10 +151,12 @@ class Project(ProjectStart):
         """Make the tree like a snapshot, as far as the mode goes; see `restore.pull_at`. The base stays."""
         from manifest_sync.restore import pull_at
 
-        scope = self.tracked_scope(Scope(self.scope(only).only, tuple(exclude)))
+        named = self.scope(only).only
+        scope = self.tracked_scope(Scope(named, tuple(exclude)))
+        mode = mode or self.config.pull
         with self.workspace(tuple(groups)) as ws:
             manifest = self._snapshot(ws, at)
-            return self._timed(ws, lambda: pull_at(ws, manifest, scope, mode or self.config.pull, **options))
+            return self._timed(ws, lambda: pull_at(ws, manifest, scope, mode, named=named, **options))
 
     def restore(
         self, paths: Sequence[str], at: str = "", to: str = "", *, dry_run: bool = False
@@ -292,7 +294,7 @@ class Project(ProjectStart):
         options, groups = self._options(command, mode, asked)
         with self.workspace(groups) as ws:
             report = self._timed(ws, lambda: operation(ws, options))
-            _point_out(ws, options.scope)
+            _point_out(ws, options)
         return report
 
     def _options(
@@ -305,12 +307,14 @@ class Project(ProjectStart):
         self, offline: bool = False, only: Sequence[str] = (), groups: Sequence[str] = ()
     ) -> StatusReport:
         """What differs between here and the bucket; nothing but the local cache is written."""
+        from manifest_sync.proposal import note_all_left_out
         from manifest_sync.status import status
 
         scope = self.tracked_scope(self.scope(only))
         with self.workspace(tuple(groups), must_lock=False) as ws:
             report = self._timed(ws, lambda: status(ws, scope, offline=offline))
-            _point_out(ws, scope)
+            note_nowhere(ws, scope)
+            note_all_left_out(ws, scope)
         return report
 
     def rebuild_index(self) -> RunReport:
@@ -321,9 +325,11 @@ class Project(ProjectStart):
             return self._timed(ws, lambda: rebuild_index(ws, self.tracked_scope(Scope.everything())))
 
 
-def _point_out(ws: Workspace, scope: Scope) -> None:
+def _point_out(ws: Workspace, options: RunOptions) -> None:
     """Say what would make a run that found nothing to do look like one in which all is in sync."""
     from manifest_sync.proposal import note_all_left_out
 
-    note_nowhere(ws, scope)
-    note_all_left_out(ws, scope)
+    if not options.named:
+        # Nothing at what this machine tracks: it may come yet, so that it is worth a word and no more.
+        note_nowhere(ws, options.scope)
+    note_all_left_out(ws, options.scope)

@@ -64,7 +64,7 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     if dropped:
         report.left["dropped"] = dropped
     report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
-    report.skipped = sorted(observed.skipped.items())
+    report.note_skipped(observed.skipped)
     report.missed = observed.missed
     return report
 

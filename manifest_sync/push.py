@@ -43,7 +43,7 @@ def push(ws: Workspace, options: RunOptions) -> RunReport:
     head = until_published(ws, head, attempt, "run it again: what was uploaded is kept and is not sent twice")
     if not report.snapshot:
         report.snapshot, report.sequence = head.manifest.snapshot, head.manifest.sequence
-    report.skipped = sorted(observed.skipped.items())
+    report.note_skipped(observed.skipped)
     report.waiting = sorted(observed.restless)
     report.missed = observed.missed
     return report

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.times import rfc3339_ns
+
+NOTHING_THERE = "nothing is there, neither here nor in the bucket"
+"""Why a name that was asked for is skipped."""
 
 
 class Progress(Protocol):
@@ -60,6 +64,8 @@ class RunReport:
     """What the mode did not do: counts by case name (see `manifest_sync.diff.Case`)."""
     conflicts: list[Path] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    nowhere: list[Path] = field(default_factory=list)
+    """What was named and is neither here nor in the bucket; in the end it is among ``skipped``."""
     actions: list[str] = field(default_factory=list)
     """With ``dry_run`` (or ``verbose``): one stable line an action, in path order."""
     why: list[str] = field(default_factory=list)
@@ -82,6 +88,10 @@ class RunReport:
     snapshot: str = ""
     sequence: int = 0
     seconds: float = 0.0
+
+    def note_skipped(self, skipped: Mapping[Path, str]) -> None:
+        """What could not be dealt with: ``skipped``, and the names at which nothing is."""
+        self.skipped = sorted({**dict.fromkeys(self.nowhere, NOTHING_THERE), **skipped}.items())
 
     @property
     def exit_code(self) -> int:

@@ -16,7 +16,7 @@ from manifest_sync.fetch import damaged_files
 from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import UNREAD, Entry, Path, display, file_state, is_below
+from manifest_sync.model import UNREAD, Entry, Path, display, file_state
 from manifest_sync.plan import check_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.scope import Scope
@@ -47,11 +47,12 @@ def pull_at(
     scope: Scope,
     mode: str,
     *,
+    named: Sequence[Path] = (),
     delete_unknown: bool = False,
     dry_run: bool = False,
     max_delete: str | None = None,
 ) -> RunReport:
-    """Make the tree like a snapshot, as far as the mode goes.
+    """Make the tree like a snapshot, as far as the mode goes; what is ``named`` and nowhere is skipped.
 
     ``new`` brings what is not here, ``copy`` also what differs, ``full`` moves to the trash what the snapshot
     does not have and the bucket knows; with ``delete_unknown`` also what it does not.
@@ -62,7 +63,7 @@ def pull_at(
     """
     report = RunReport("pull", mode, dry_run)
     rewind = _Rewind(ws, manifest, scope, report, f"pull --{mode} --at {manifest.sequence}")
-    rewind.run(mode, delete_unknown=delete_unknown, max_delete=max_delete)
+    rewind.run(mode, named=named, delete_unknown=delete_unknown, max_delete=max_delete)
     if not dry_run and (report.changed or report.deleted):
         ws.progress.note(
             "what differs from the current state counts as changed here now: `push --copy` or `sync` would "
@@ -92,6 +93,7 @@ class _Rewind:
         mode: str,
         *,
         must_have: Sequence[Path] = (),
+        named: Sequence[Path] = (),
         delete_unknown: bool = False,
         max_delete: str | None = None,
     ) -> None:
@@ -103,15 +105,16 @@ class _Rewind:
         if not must_have:
             # Only naming them brings them back.
             self._dropped = frozenset(ws.index.iter_dropped(self._scope.ranges()))
-        self._missing = set(must_have)
+        self._missing = {*must_have, *named}
         bring: set[Path] = set()
         away: list[Row] = []
         here = 0
         for row, entry in self._pairs():
             here += row.local is not None
             self._decide(row, entry, mode, bring, away, delete_unknown=delete_unknown)
-        if self._missing:
+        if must_have and self._missing:
             raise not_in_snapshot(min(self._missing), self._manifest)
+        report.nowhere = [path for path in self._missing if observe.is_nowhere(ws, path)]
         if away:
             check_deletions(len(away), here, max_delete)
         report.deleted = len(away)
@@ -122,7 +125,7 @@ class _Rewind:
             report.actions = [describe(path, verbs[path]) for path in sorted(verbs)]
         elif bring or away:
             self._act(bring, away)
-        report.skipped = sorted({**self._observed.skipped, **self._landing.skipped}.items())
+        report.note_skipped({**self._observed.skipped, **self._landing.skipped})
         report.conflicts = sorted(self._landing.changed)
         report.damaged = damaged_files(self._landing.hurt)
         report.new -= self._landing.hurt_new
@@ -180,7 +183,7 @@ class _Rewind:
 
     def _seen(self, row: Row, entry: Entry | None) -> Iterator[tuple[Row, Entry | None]]:
         if entry is not None and self._missing:
-            self._missing = {path for path in self._missing if not is_below(entry.path, path)}
+            self._missing.difference_update(_and_above(entry.path))
         if not self._scope.contains(row.path) or self._observed.is_hidden(row.path):
             return
         verdict = self._ws.ownership.verdict(row.path)
@@ -223,6 +226,14 @@ class _Rewind:
             landing.bring(wanted(), becomes_base=False)
             landing.finish(self._scope)
         ws.progress.end("transfer")
+
+
+def _and_above(path: Path) -> Iterator[Path]:
+    """A path, and every folder that it lies in, the root included."""
+    while path:
+        yield path
+        path = Path(path.rpartition(b"/")[0])
+    yield path
 
 
 def not_in_snapshot(path: Path, manifest: Manifest) -> UsageError:

@@ -32,7 +32,7 @@ EXIT_CODES = """\
 | 0 | all that was selected is done, or there was nothing to do |
 | 1 | another failure; with `--exit-code`: there is a difference, or a file has two owners |
 | 2 | the command line, the environment or the configuration is wrong |
-| 3 | done, but some files were skipped (unreadable, changing) |
+| 3 | done, but some files were skipped (unreadable, changing), or nothing is at a name that was asked for |
 | 5 | the store failed for now; try again |
 | 6 | there are conflicts, or an overwrite was refused; nothing was lost |
 | 7 | damaged, unknown or rolled-back state |

@@ -228,14 +228,32 @@ def test_what_is_nowhere_is_named(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     (laptop.root / "exp9").mkdir(parents=True)
     laptop.write("exp3/lora/w", "left out here, and not in the bucket")
-    for command in ("push", "pull", "sync", "status"):
+    for command in ("push", "pull", "sync"):
         found = laptop.command(command, "--only", "exp1,exp9,expl,exp3/lora")
-        assert (found.returncode, found.stderr) == (
-            0,
-            "expl: nothing is there, neither here nor in the bucket\n",
-        )
+        assert found.returncode == 3
+        assert "1 skipped:\n  expl: nothing is there, neither here nor in the bucket\n" in found.stdout
+    found = laptop.command("pull", "--at", "1", "--only", "exp1,exp9,expl,exp3/lora", "--json")
+    skipped = json.loads(found.stdout)["skipped"]
+    assert (found.returncode, [item["path"] for item in skipped]) == (3, ["expl"])
+    found = laptop.command("status", "--only", "exp1,exp9,expl,exp3/lora")
+    assert (found.returncode, found.stderr) == (0, "expl: nothing is there, neither here nor in the bucket\n")
     names = "".join(f"no{number}\n" for number in range(8))
     (gpu.folder / "list").write_text(f"exp1/a\n{names}")
-    told = gpu.command("push", "-n", "--files-from", "list").stderr.splitlines()
-    assert (len(told), told[-1]) == (6, "and nothing at 3 more of the paths asked for")
-    assert not gpu.command("push", "-q", "--only", "expl").stderr
+    assert "8 skipped:\n" in gpu.command("push", "-n", "--files-from", "list").stdout
+    assert "expl: nothing is there" in gpu.command("push", "-q", "--only", "expl").stderr
+
+
+def test_what_a_run_deletes_was_not_nowhere(pair: tuple[Machine, Machine]) -> None:
+    gpu, laptop = pair
+    laptop.pull()
+    shutil.rmtree(gpu.root / "exp1")
+    assert gpu.command("push", "--full", "--only", "exp1").returncode == 0
+    assert laptop.command("pull", "--full", "--only", "exp1").returncode == 0
+    assert gpu.command("push", "--full", "--only", "exp1").returncode == 3
+
+
+def test_nothing_yet_at_what_is_tracked_is_only_a_word(pair: tuple[Machine, Machine]) -> None:
+    _, laptop = pair
+    laptop.command("track", "exp1", "later")
+    found = laptop.command("pull")
+    assert (found.returncode, "later: nothing is there" in found.stderr) == (0, True)
