@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from manifest_sync.difference import compare_entries, different_pages
-from manifest_sync.errors import Contended, Damaged, ManifestSyncError, StoreUnavailable
+from manifest_sync.errors import Contended, Damaged, StoreUnavailable, UsageError
 from manifest_sync.fetch import MissingContent, fetch_in_order
 from manifest_sync.index import Index
 from manifest_sync.manifest import Manifest
@@ -328,18 +328,18 @@ class History:
                     names.setdefault(entry.path[len(prefix) :].partition(b"/")[0])
         return list(names)
 
-    def not_there(self, snapshot: Manifest, path: bytes) -> ManifestSyncError:
+    def not_there(self, snapshot: Manifest, path: bytes) -> UsageError:
         """Why ``path`` is no file there, and what is nearest to it."""
         place = f"in sequence {snapshot.sequence}"
         if not path or self._names_around(snapshot, path, path):
             named = display(Path(path)) or "the root"
-            return ManifestSyncError(
+            return UsageError(
                 f"{named} is a folder {place}, not a file", f"`manifest-sync ls {named}` lists what is in it"
             )
         folder, _, name = path.rpartition(b"/")
         while folder and not (names := self._names_around(snapshot, folder, path)):
             if self._entry(snapshot, folder) is not None:
-                return ManifestSyncError(
+                return UsageError(
                     f"{display(Path(path))} is not {place}", f"{display(Path(folder))} is a file there"
                 )
             folder, _, name = folder.rpartition(b"/")
@@ -353,4 +353,4 @@ class History:
         )
         if close:
             hint = f"did you mean {prefix}{close[0]}?"
-        return ManifestSyncError(f"{display(Path(path))} is not {place}", hint)
+        return UsageError(f"{display(Path(path))} is not {place}", hint)

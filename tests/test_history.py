@@ -332,7 +332,8 @@ class TestLs:
         gpu.write("exp/a.json", "a")
         gpu.push()
         done = gpu.command("ls", "exp99")
-        said(done, 1)
+        said(done, 2)
+        assert gpu.command("cat", "exp99").returncode == gpu.command("restore", "exp99").returncode == 2
         assert "exp99 is not in sequence 1" in done.stderr
         assert "did you mean" in gpu.command("ls", "exp/a.jsn").stderr
         assert gpu.command("ls", "--at", "77").returncode == 2
