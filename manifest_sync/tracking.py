@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manifest_sync import statcache
+from manifest_sync import observe, statcache
 from manifest_sync.errors import UsageError
 from manifest_sync.landing import settle
 from manifest_sync.model import SPECIAL, Path, display, is_below, json_path
@@ -48,6 +48,12 @@ def track(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> TrackRe
     meant, and everything stays selected.
     """
     settle(ws)
+    for path in paths:
+        if _is_nowhere(ws, path):
+            ws.progress.note(
+                f"{display(path)}: nothing is there, neither here nor in the bucket as it was last seen; "
+                f"it is tracked all the same, and `untrack {display(path)}` takes it out"
+            )
     dropped = list(ws.index.iter_dropped(Scope(tuple(paths)).ranges()))
     with ws.index.transaction():
         # Without a base: they would look deleted here.
@@ -55,6 +61,22 @@ def track(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> TrackRe
         ws.index.undrop(dropped)
     after = selection if dropped and not selection else outermost([*selection, *paths])
     return _changed(ws, "track", selection, after, len(dropped))
+
+
+def _is_nowhere(ws: Workspace, path: Path) -> bool:
+    """Whether it is known that nothing is at a path; no request is made for it."""
+    head = observe.cached_head(ws)
+    if head is None or not observe.is_nowhere(ws, path):
+        return False
+    # What lay outside the selection so far is in no row of the index, but perhaps in a page.
+    ranges = Scope((path,)).ranges()
+    for page in head.manifest.pages:
+        if observe.touches(page, ranges):
+            if ws.index.load_page_body(page.id) is None:
+                return False
+            if any(is_below(entry.path, path) for entry in ws.repository.load_page(page)):
+                return False
+    return True
 
 
 def untrack(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> TrackReport:

@@ -243,6 +243,23 @@ def test_what_is_nowhere_is_named(pair: tuple[Machine, Machine]) -> None:
     assert "expl: nothing is there" in gpu.command("push", "-q", "--only", "expl").stderr
 
 
+def test_a_name_that_is_nowhere_is_tracked_with_a_word(pair: tuple[Machine, Machine]) -> None:
+    """As far as that is known: what this machine has not looked at so far may well be there."""
+    _, laptop = pair
+    assert not laptop.command("track", "exp1", "expl").stderr  # never seen the bucket
+    laptop.command("untrack", "expl")
+    laptop.pull()
+    assert not laptop.command("track", "exp2", "exp3/sub").stderr
+    (laptop.root / "mine").mkdir()
+    found = laptop.command("track", "mine", "expl", "exp3/sup")
+    told = [line.partition(":")[0] for line in found.stderr.splitlines()]
+    assert (found.returncode, told) == (0, ["expl", "exp3/sup"])
+    assert "nothing is there" in found.stderr
+    laptop.pull()
+    (laptop.folder / ".manifest-sync/index.sqlite").unlink()
+    assert not laptop.command("track", "exp9").stderr
+
+
 def test_what_a_run_deletes_was_not_nowhere(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     laptop.pull()
