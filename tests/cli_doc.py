@@ -60,6 +60,8 @@ def render() -> str:
         parts.append(_prose(command.help or ""))
         own = [param for param in command.params if param.name not in COMMON]
         parts += _options(own, context)
+        if command.epilog:
+            parts.append(f"\n{_prose(command.epilog)}")
     return re.sub(r"\n{3,}", "\n\n", "\n".join([*parts, "", EXIT_CODES]))
 
 

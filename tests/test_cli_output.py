@@ -299,3 +299,12 @@ def test_outside_a_project_the_message_says_what_to_do(
     result = CliRunner().invoke(main, ["status"])
     assert result.exit_code in (2, 10)
     assert "init" in result.stderr
+
+
+def test_help_begins_with_the_daily_use() -> None:
+    """What repairs a bucket comes after the options."""
+    shown = CliRunner().invoke(main, ["push", "--help"]).output
+    assert (
+        0 < shown.index("conflict") < shown.index("Options:") < shown.index("With --repair no change is sent")
+    )
+    assert "\n  A lost page" in shown

@@ -52,13 +52,25 @@ _SHARED = (
 )
 
 
+_REPAIR = """\
+With --repair no change is sent: what `verify` finds missing or damaged is written again, from the files,
+the trash and the caches here. Run it on each machine that may have some of it; an ordinary push follows
+when you want one.
+
+A lost page is a list of some files. With --drop-lost the current state lets go of the pages that are not
+kept here either, and the files of them that are here are sent again. Try --repair on every other machine
+first, for one that keeps the page loses nothing, and use --drop-lost where the files are newest. Other
+machines then see what is missing here as deleted: `push --resolve local FOLDER` there sends it again.
+"""
+
+
 def _shared_options(command: _Command) -> _Command:
     return with_options(_SHARED)(
         click.argument("paths", nargs=-1, type=TREE_PATH, metavar="[PATH]...")(command)
     )
 
 
-@click.command()
+@click.command(epilog=_REPAIR)
 @_shared_options
 @option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
 @option("--repair", is_flag=True, help="Upload what is missing or damaged in the bucket, and nothing else.")
@@ -71,17 +83,8 @@ def push(
 ) -> int:
     """Send this side's changes to the bucket.
 
-    Never undoes what another machine did; what both changed is a conflict, and stays. PATH goes with
-    --resolve.
-
-    With --repair no change is sent: what `verify` finds missing or damaged is written again, from the files,
-    the trash and the caches here. Run it on each machine that may have some of it; an ordinary push follows
-    when you want one.
-
-    A lost page is a list of some files. With --drop-lost the current state lets go of the pages that are not
-    kept here either, and the files of them that are here are sent again. Try --repair on every other machine
-    first, for one that keeps the page loses nothing, and use --drop-lost where the files are newest. Other
-    machines then see what is missing here as deleted: `push --resolve local FOLDER` there sends it again.
+    New files only, unless a flag or the configuration asks for more. Never undoes what another machine did:
+    what both changed is a conflict, and stays until --resolve settles it, for all of them or those at PATH.
     """
     if repair:
         refuse_beside_repair(ctx, given)
@@ -112,7 +115,9 @@ def push(
 def pull(ctx: click.Context, /, restore_deleted: bool, at: str, **given: Any) -> int:
     """Bring the bucket's changes here.
 
-    What it replaces or deletes goes to the trash first. PATH goes with --resolve.
+    New files only, unless a flag or the configuration asks for more. What it replaces or deletes goes to the
+    trash first. What both sides changed is a conflict, and stays until --resolve settles it, for all of them
+    or those at PATH.
     """
     if at:
         return _pull_at(ctx, at, given, restore_deleted=restore_deleted)
