@@ -117,6 +117,22 @@ def test_the_script_works_in_bash(machine: Machine, tmp_path: FsPath) -> None:
     ], found.stderr  # fmt: skip
 
 
+def test_a_comma_does_not_end_an_item_in_fish(machine: Machine, tmp_path: FsPath) -> None:
+    text = machine.command("completion", "fish", check=True).stdout
+    assert 'string split "," $completion' not in text
+    if not shutil.which("fish"):
+        pytest.skip("there is no fish here")
+    program = tmp_path / "manifest-sync"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m manifest_sync "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "script.fish").write_text(text)
+    asked = f"source {tmp_path}/script.fish; complete -C 'manifest-sync push --only exp1/a.json,exp1/s'"
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = ["fish", "--no-config", "-c", asked]
+    found = subprocess.run(command, cwd=machine.folder, env=env, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["exp1/a.json,exp1/sub/"], found.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_has_its_script(machine: Machine, shell: str) -> None:
     text = machine.command("completion", shell, check=True).stdout

@@ -32,7 +32,9 @@ _ZSH = (
     "compadd -U -V unsorted -S '' -- ${(M)completions:#*/}\n"
     "        compadd -U -V unsorted -- ${completions:#*/}",
 )
-_CHANGES = {"bash": _BASH, "zsh": _ZSH}
+_FISH = ('string split "," ', 'string split -m 1 "," ')
+"""Only the kind of an item stands before a comma: what follows may hold some itself."""
+_CHANGES = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def script(shell: str, main: click.Command) -> str:
