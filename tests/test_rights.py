@@ -202,7 +202,7 @@ def test_a_key_that_may_not_delete(tmp_path: Path, seaweed_http: S3Server) -> No
     guest.project().unpin("paper")
     error = pair.refused(lambda project: project.gc(keep_last=1, min_age=timedelta(0), apply=True))
     assert error.message.startswith(f"this key may not delete {pair.url}/")
-    assert "gc needs permission to delete (s3:DeleteObject)" in error.hint
+    assert "gc and export --prune need permission to delete (s3:DeleteObject)" in error.hint
     guest.write("a/one.json", "changed again")
     assert numbers(guest.push("copy")) == (0, 1, 0)
     assert guest.project().verify(read_data=True).exit_code == 0

@@ -156,7 +156,7 @@ class Failures:
         if code == "NoSuchBucket":
             return NoRepository(
                 f"the bucket {self.bucket!r} does not exist at {self.endpoint}",
-                "create it, or correct the bucket in manifest-sync.toml",
+                "create it, or correct its name: in manifest-sync.toml, or as it was typed",
             )
         if code in _DENIED_CODES or status in {401, 403}:
             return refusal(

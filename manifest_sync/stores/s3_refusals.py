@@ -16,8 +16,8 @@ MISSING_HINT = (
 """Where nothing was found; the commonest reason is not that nothing is set."""
 CLOCK_HINT = "set this machine's clock"
 READERS = "pull, status, ls, cat, log, diff, restore and verify"
-WRITERS = "push, watch, adopt, pin, init and gc"
-LISTERS = "log, verify, gc, pin, drop and --at with a number or a time"
+WRITERS = "push, watch, adopt, pin, init, gc and export to a bucket"
+LISTERS = "log, verify, gc, pin, drop, export to a bucket and --at with a number or a time"
 
 _BAD_KEYS = {
     "InvalidAccessKeyId": "the store does not know this access key id",
@@ -63,8 +63,8 @@ def refusal(
     if kind == "DELETE":
         return AccessDenied(
             f"this key may not delete {location}/{key}: {answer}",
-            f"gc needs permission to delete (s3:DeleteObject) {below}; push, pull and all that reads work "
-            "without it",
+            f"gc and export --prune need permission to delete (s3:DeleteObject) {below}; push, pull and all "
+            "that reads work without it",
         )
     if kind in ("GET", "HEAD"):
         return AccessDenied(
