@@ -96,3 +96,20 @@ def test_strays_are_kept(laptop: Machine) -> None:
     (stray / "0").write_text("who knows")
     laptop.project().empty_trash(sole=True)
     assert (stray / "0").read_text() == "who knows"
+
+
+def test_a_run_of_which_nothing_is_kept_is_listed_only_while_it_can_be_taken_back(laptop: Machine) -> None:
+    def listed() -> list[str]:
+        lines = laptop.command("trash", "list").stdout.splitlines()
+        return [line.partition("  ")[0] + line.partition(": ")[2] for line in lines if line[:1].isdigit()]
+
+    assert listed() == ["22 files, 27 B", "1nothing is kept of it; `undo 1` takes it back"]
+    assert laptop.command("restore", "renamed", "--at", "1").returncode == 0
+    assert listed()[0] == "3nothing is kept of it; `undo 3` takes it back"
+    assert laptop.command("undo").returncode == 0
+    assert listed()[:2] == ["41 file, 18 B", "22 files, 27 B"]
+
+
+def test_what_dropped_nothing_does_not_say_how_it_comes_back(laptop: Machine) -> None:
+    assert "brings them back" in laptop.command("drop", "moved").stdout
+    assert laptop.command("drop", "moved").stdout == "0 files dropped, 0 B\n"

@@ -194,5 +194,6 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
         "undone: 2 files put back, 1 taken away; the bucket is as it was\n",
     )
     assert laptop.read("exp/a") == "mine"
-    missing = laptop.command("undo", "nonsense")
-    assert (missing.returncode, missing.stderr.count("trash list")) == (1, 1)
+    for name in ("nonsense", "77"):
+        missing = laptop.command("undo", name)
+        assert (missing.returncode, missing.stderr.count("trash list")) == (2, 1)

@@ -241,7 +241,7 @@ def _requests(report: RunReport) -> str:
 def _drop_line(report: RunReport) -> str:
     verb = "would be dropped" if report.dry_run else "dropped"
     freed = f"{number(report.deleted)} file{plural(report.deleted)} {verb}, {human_size(report.bytes)}"
-    return f"{freed}; `manifest-sync restore PATH` brings them back"
+    return f"{freed}; `manifest-sync restore PATH` brings them back" if report.deleted else freed
 
 
 def _undo_line(report: RunReport) -> str:

@@ -87,12 +87,16 @@ def _side(side: Side | None, zone: tzinfo) -> str:
 
 
 def print_trash(runs: Sequence[RunTrash], settings: Settings, zone: tzinfo = UTC) -> None:
-    """The runs, newest first, and the files of each."""
+    """The runs, newest first, and the files of each; one without files only while it can be taken back."""
     lines: list[str] = []
     for run in runs:
-        undone = ", undone" if run.undone else ""
         count = len(run.files)
+        if run.undone and not count:
+            continue
+        undone = ", undone" if run.undone else ""
         size = f"{number(count)} file{plural(count)}, {human_size(run.bytes)}"
+        if not count:
+            size = f"nothing is kept of it; `undo {run.header.run}` takes it back"
         lines.append(
             f"{run.header.run}  {show_recorded(run.header.time, zone)}  {run.header.command}: {size}{undone}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from manifest_sync.errors import FormatError, ManifestSyncError
+from manifest_sync.errors import FormatError, UsageError
 from manifest_sync.model import Path
 from manifest_sync.runrecord import RunHeader, Step, encode_header, encode_step, parse_header, parse_step
 from manifest_sync.worktree.outcomes import disk_failure
@@ -119,7 +119,7 @@ class Trash:
 
         Raises:
             FormatError: the record is damaged.
-            ManifestSyncError: there is no such run.
+            UsageError: there is no such run.
         """
         path = self._path(run, RECORD)
         try:
@@ -129,7 +129,7 @@ class Trash:
                     if number >= first and line.endswith(b"\n"):
                         yield number, parse_step(line)
         except FileNotFoundError:
-            raise ManifestSyncError(
+            raise UsageError(
                 f"there is no run {run!r} in the trash", "`manifest-sync trash list` names those there are"
             ) from None
 
@@ -211,9 +211,7 @@ class Trash:
 
     def _path(self, run: str, *rest: str) -> str:
         if not _is_name(run):
-            raise ManifestSyncError(
-                f"{run!r} is not the name of a run", "`manifest-sync trash list` names them"
-            )
+            raise UsageError(f"{run!r} is not the name of a run", "`manifest-sync trash list` names them")
         return os.path.join(self._area.trash_path, run, *rest)
 
 
