@@ -51,6 +51,7 @@ class ProjectStart(ProjectExport):
 
         Args:
             bucket: None for the one that the configuration in ``directory`` names.
+            endpoint_url: None for ``R2_ENDPOINT``, if its keys are used; it is written down too.
             keys: variables for the ``.env`` there, written once they have proved good.
             accept: asked about the rules to be written, if they leave something out of the tree; False:
                 none are written, and all but what git tracks is the bucket's.
@@ -68,6 +69,10 @@ class ProjectStart(ProjectExport):
         if keys:
             check_keepable(config.project_dir)
         env = {**(keys or {}), **(os.environ if env is None else env)}
+        if text and not endpoint_url and config.bucket.startswith("s3://"):
+            # R2_ENDPOINT is known here. Who has a key and no more would send it to another store, AWS.
+            endpoint_url = cls(config, env=env).location().endpoint_url
+            config, text = _first_config(config.project_dir, bucket, root, endpoint_url)
         with removed_on_failure(os.path.join(config.project_dir, STATE_FOLDER)):
             selected = cls(config, env=env, progress=progress).propose() if text else None
             if selected is not None and selected.left_out and accept is not None and not accept(selected):

@@ -193,6 +193,21 @@ def test_each_way_reaches_the_bucket(
         assert [entry.path for entry in project.ls()] == [b"a.json"]
 
 
+def test_a_clone_with_nothing_but_a_key_asks_the_same_store(place: Place, tmp_path: Path) -> None:
+    """Where a project was made with R2_ENDPOINT, or the key would go to AWS."""
+    keys = {"R2_ACCESS_KEY_ID": ACCESS_KEY, "R2_SECRET_ACCESS_KEY": SECRET_KEY}
+    bucket = f"s3://{BUCKET}/clone-{os.getpid()}"
+    made = tmp_path / "made"
+    made.mkdir()
+    Project.init(str(made), bucket, env={**keys, "R2_ENDPOINT": f"{place.endpoint}/{BUCKET}/"})
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / "manifest-sync.toml").write_text((made / "manifest-sync.toml").read_text())
+    with Project.find(str(clone), env=keys) as project:
+        assert project.location().endpoint_url == place.endpoint
+        assert project.pull().sequence == 0
+
+
 def test_no_secret_is_printed_or_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a command prints, `--debug` too, and whatever it leaves in the project or in the bucket."""
     token = "sessiontoken0123456789"
