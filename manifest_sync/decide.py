@@ -19,8 +19,8 @@ from manifest_sync.plan import (
     Policy,
     Summary,
     Verb,
-    check_deletions,
     conflict_path,
+    guard_deletions,
     iter_actions,
     summarize,
 )
@@ -179,7 +179,7 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
     )
     if summary.deletions:
         losing_side = ws.index.count_remote if options.policy.command == "push" else ws.index.count_local
-        check_deletions(summary.deletions, losing_side(ranges), options.max_delete)
+        guard_deletions(report, summary.deletions, losing_side(ranges), options.max_delete)
     decision = Decision(ws, options, observed, summary)
     _fill(decision, report)
     return decision

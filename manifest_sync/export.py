@@ -20,7 +20,7 @@ from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, Path, display, is_below
-from manifest_sync.plan import check_deletions
+from manifest_sync.plan import guard_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.restore import not_in_snapshot
 from manifest_sync.scope import Scope
@@ -106,7 +106,7 @@ class _Export:
             present = list(self._to.others())
             away = sorted(path for path in present if path not in selected)
             check_no_repository(self._to.name, away)
-            check_deletions(len(away), len(present), options.max_delete)
+            guard_deletions(report, len(away), len(present), options.max_delete)
         self._check_adopted([*(path for path, there in self._write.items() if there is not None), *away])
         report.deleted = len(away)
         if options.dry_run:

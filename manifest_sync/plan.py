@@ -13,7 +13,7 @@ from typing import Protocol
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import SafetyLimit, UsageError
 from manifest_sync.model import MAX_COMPONENT, Path, State
-from manifest_sync.report import describe
+from manifest_sync.report import RunReport, describe
 
 
 class Triple(Protocol):
@@ -264,6 +264,9 @@ def conflict_path(path: Path, host: str, time: str, taken: Callable[[Path], bool
     raise AssertionError("unreachable")
 
 
+_NOTHING_DONE = "; nothing was done"
+
+
 def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
     """The deletion guard.
 
@@ -286,7 +289,24 @@ def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
         allowed = in_scope * int(digits) // 100 if percent else int(digits)
     if deletions > allowed:
         raise SafetyLimit(
-            f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}; "
-            "nothing was done",
+            f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}"
+            f"{_NOTHING_DONE}",
             f"look at --dry-run first; if it is meant, add --max-delete {deletions}",
         )
+
+
+def guard_deletions(report: RunReport, deletions: int, in_scope: int, limit: str | None) -> None:
+    """The deletion guard of a run; see `check_deletions`. A dry run goes on to list what would be deleted,
+    and its report says what would stop it.
+
+    Raises:
+        SafetyLimit: it is no dry run, and the plan deletes more than the limit.
+        UsageError: the limit is neither a number nor a percentage.
+    """
+    try:
+        check_deletions(deletions, in_scope, limit)
+    except SafetyLimit as error:
+        if not report.dry_run:
+            raise
+        told = error.message.removesuffix(_NOTHING_DONE)
+        report.limit = f"{told}; if it is meant, add --max-delete {deletions}"

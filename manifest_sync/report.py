@@ -78,6 +78,8 @@ class RunReport:
     """What this machine tracks; empty when that is everything."""
     waiting: list[Path] = field(default_factory=list)
     """Of a push that sends only what holds still: changed files that do not yet."""
+    limit: str = ""
+    """Of a dry run: what would stop it, for people; '' when nothing would."""
     published: bool = False
     """Whether this run made a new head."""
     run: str = ""
@@ -95,7 +97,9 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """7 with damage, 6 with conflicts, 3 when files were skipped, else 0."""
+        """8 with a limit in the way, 7 with damage, 6 with conflicts, 3 when files were skipped, else 0."""
+        if self.limit:
+            return 8
         if self.damaged:
             return 7
         if self.conflicts:
@@ -120,6 +124,7 @@ class RunReport:
             "missed": [json_path(p) for p in self.missed],
             "damaged": [{"path": json_path(p), "reason": r} for p, r in self.damaged],
             "selection": [json_path(p) for p in self.selection],
+            "limit": self.limit,
             "run": self.run,
             "bytes": self.bytes,
             "stored_bytes": self.stored_bytes,

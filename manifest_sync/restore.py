@@ -17,7 +17,7 @@ from manifest_sync.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, display, file_state
-from manifest_sync.plan import check_deletions
+from manifest_sync.plan import guard_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed
@@ -116,7 +116,7 @@ class _Rewind:
             raise not_in_snapshot(min(self._missing), self._manifest)
         report.nowhere = [path for path in self._missing if observe.is_nowhere(ws, path)]
         if away:
-            check_deletions(len(away), here, max_delete)
+            guard_deletions(report, len(away), here, max_delete)
         report.deleted = len(away)
         report.snapshot, report.sequence = self._manifest.snapshot, self._manifest.sequence
         if report.dry_run:

@@ -21,6 +21,7 @@ from manifest_sync.cli.status_output import print_status
 from manifest_sync.model import Path
 from manifest_sync.report import RunReport, StatusReport
 from manifest_sync.times import rfc3339_ns
+from tests.machines import Machine
 
 Run = Callable[..., Result]
 Capture = pytest.CaptureFixture[str]
@@ -308,3 +309,21 @@ def test_help_begins_with_the_daily_use() -> None:
         0 < shown.index("conflict") < shown.index("Options:") < shown.index("With --repair no change is sent")
     )
     assert "\n  A lost page" in shown
+
+
+def test_a_dry_run_lists_what_a_limit_would_stop(tmp_path: FilePath) -> None:
+    machine = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    for number in range(11):
+        machine.write(f"{number}", "x")
+    machine.push()
+    for number in range(11):
+        (machine.root / f"{number}").unlink()
+    found = machine.command("push", "--full", "-n")
+    lines = found.stdout.splitlines()
+    assert found.returncode == machine.command("push", "--full").returncode == 8
+    assert [line[:6] for line in lines[:11]] == ["delete"] * 11
+    assert lines[-1] == (
+        "without -n it stops: this would delete 11 of 11 files in scope; the limit is 10; "
+        "if it is meant, add --max-delete 11"
+    )
+    assert machine.command("push", "--full", "-n", "--max-delete", "11").returncode == 0

@@ -127,6 +127,8 @@ def test_pruning_is_asked_for_and_bounded(gpu: Machine, site: FsPath) -> None:
     assert len(names(site)) == 38
     with pytest.raises(SafetyLimit):
         gpu.project().export(str(site), prune=True)
+    looked = gpu.project().export(str(site), only=["exp1"], prune=True, dry_run=True)
+    assert (len(looked.actions), looked.exit_code, "--max-delete 35" in looked.limit) == (35, 8, True)
     planned = gpu.project().export(str(site), only=["exp1"], prune=True, max_delete="100%", dry_run=True)
     assert (planned.deleted, len(planned.actions)) == (35, 35)
     assert len(names(site)) == 38

@@ -227,7 +227,8 @@ def test_what_differs_from_the_document_is_noticed(spoil: Callable[[dict[str, An
         "command": "watch", "time": "2026-11-20T12:00:00Z", "waiting": [], "mode": "copy", "dry_run": False,
         "new": 1, "changed": 0, "deleted": 0, "unchanged": 0, "left": {}, "conflicts": ["a"], "actions": [],
         "why": [],
-        "skipped": [{"path": "x", "reason": "y"}], "missed": [], "damaged": [], "selection": [], "run": "",
+        "skipped": [{"path": "x", "reason": "y"}], "missed": [], "damaged": [], "selection": [], "limit": "",
+        "run": "",
         "bytes": 1, "stored_bytes": 2, "requests": {"GET": 1}, "snapshot": "0" * 32, "sequence": 1,
         "seconds": 0.5,
     }  # fmt: skip

@@ -119,6 +119,9 @@ def test_pull_at_within_a_scope_and_with_a_limit(gpu: Machine) -> None:
     gpu.push()
     with pytest.raises(SafetyLimit):
         gpu.project().pull_at("1", "full")
+    # A dry run is how one looks at what a limit stopped.
+    looked = gpu.project().pull_at("1", "full", dry_run=True)
+    assert (len(looked.actions), looked.exit_code, "--max-delete 31" in looked.limit) == (33, 8, True)
     assert gpu.project().pull_at("1", "full", only=["exp"]).deleted == 1
     assert gpu.project().pull_at("1", "full", max_delete="100%", dry_run=True).deleted == 30
     assert (gpu.root / "many/1").exists()

@@ -201,6 +201,8 @@ def _selected(report: RunReport) -> list[str]:
 def problem_lines(report: RunReport | SyncReport, settings: Settings) -> list[str]:
     """Damage, conflicts and what was skipped."""
     lines = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
+    if isinstance(report, RunReport) and report.limit:
+        lines.append(f"without -n it stops: {report.limit}")
     return lines + skipped_lines(report.skipped, settings)
 
 
