@@ -325,3 +325,12 @@ def test_settings_of_one_run_do_not_leak_into_the_next(project: Recorder, run: R
     project.outcome = errors.NoRepository("none")
     assert json.loads(run("push", "--json").stdout)["error"] == "no_repository"
     assert run("push").stdout == ""
+
+
+@pytest.mark.parametrize("words", [(), ("trash",)])
+def test_without_a_command_help_is_shown_as_it_is(run: Run, words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: ")
+    assert "manifest-sync: Usage" not in result.stderr
+    assert "see `" not in result.stderr

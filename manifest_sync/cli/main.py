@@ -93,6 +93,9 @@ class Main(click.Group):
             code = 1
         except (click.Abort, KeyboardInterrupt):
             code = _fail(Interrupted("interrupted: nothing was changed", _RUN_AGAIN), settings, words)
+        except click.exceptions.NoArgsIsHelpError as error:
+            write_stderr(error.ctx.get_help())
+            code = UsageError.exit_code
         except click.ClickException as error:
             code = _fail(_usage_error(error), settings, words)
         except Exception as error:  # noqa: BLE001  the last resort: no traceback reaches a user
