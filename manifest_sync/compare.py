@@ -83,6 +83,8 @@ def with_tree(ws: Workspace, text: str, scope: Scope) -> Comparison:
     history = History(ws.repository, head, ws.jobs, ws.now())
     manifest = history.at(text)
     observed = statcache.scan(ws, scope)
+    if manifest.snapshot == head.manifest.snapshot:
+        observe.note_nowhere(ws, scope)
     look = _Look(ws, head.manifest, manifest, scope, observed)
 
     def differences() -> Iterator[Difference]:

@@ -235,6 +235,8 @@ def test_what_is_nowhere_is_named(pair: tuple[Machine, Machine]) -> None:
     found = laptop.command("pull", "--at", "1", "--only", "exp1,exp9,expl,exp3/lora", "--json")
     skipped = json.loads(found.stdout)["skipped"]
     assert (found.returncode, [item["path"] for item in skipped]) == (3, ["expl"])
+    assert "expl: nothing is there" in laptop.command("diff", "--only", "exp1,expl").stderr
+    assert "nothing is there" not in laptop.command("diff", "1", "--only", "exp1").stderr
     found = laptop.command("status", "--only", "exp1,exp9,expl,exp3/lora")
     assert (found.returncode, found.stderr) == (0, "expl: nothing is there, neither here nor in the bucket\n")
     names = "".join(f"no{number}\n" for number in range(8))
