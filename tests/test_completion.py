@@ -72,7 +72,8 @@ def test_bash_is_answered(machine: Machine, words: tuple[str, ...], items: list[
 
 
 def test_folders_are_left_to_the_shell(machine: Machine) -> None:
-    assert answered(machine, "export", "../s") == ["dir,../s"]
+    for command in ("export", "init", "adopt"):
+        assert answered(machine, command, "../s") == ["dir,../s"]
 
 
 def test_zsh_and_fish_are_answered(machine: Machine) -> None:

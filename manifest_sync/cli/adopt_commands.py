@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.options import (
+    FOLDER,
     Names,
     Pattern,
     Settings,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("url")
+@click.argument("url", type=FOLDER, metavar="URL")
 @option("-n", "--dry-run", is_flag=True, help="Say what would be adopted, and what has to be read for it.")
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
 @option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")

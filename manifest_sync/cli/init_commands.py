@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manifest_sync.cli.options import common_options, open_project, option, settings_of
+from manifest_sync.cli.options import FOLDER, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import print_json, print_lines, print_run
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bucket", envvar="MANIFEST_SYNC_BUCKET", required=False)
+@click.argument("bucket", type=FOLDER, metavar="[BUCKET]", envvar="MANIFEST_SYNC_BUCKET", required=False)
 @option("--root", metavar="DIR", help="The folder to keep in the bucket (default: experiments).")
 @option("--endpoint-url", metavar="URL", help="Where the store answers, when it is not AWS.")
 @option("--single-writer", is_flag=True, help="Use a store without conditional writes: one machine pushes.")
