@@ -311,7 +311,7 @@ class Project(ProjectStart):
         from manifest_sync.status import status
 
         scope = self.tracked_scope(self.scope(only))
-        with self.workspace(tuple(groups), must_lock=False) as ws:
+        with self.workspace(tuple(groups), must_lock=False, offline=offline) as ws:
             report = self._timed(ws, lambda: status(ws, scope, offline=offline))
             note_nowhere(ws, scope)
             note_all_left_out(ws, scope)

@@ -38,6 +38,7 @@ from manifest_sync.scope import Scope, parse_scope
 from manifest_sync.selection import Selection, narrow, read_selection
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Store
+from manifest_sync.stores.offline import OfflineStore
 from manifest_sync.stores.pace import Pace
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
@@ -137,11 +138,17 @@ class ProjectFolder:
 
     @contextmanager
     def workspace(
-        self, groups: tuple[str, ...], *, must_lock: bool = True, new_index: bool = False
+        self,
+        groups: tuple[str, ...],
+        *,
+        must_lock: bool = True,
+        new_index: bool = False,
+        offline: bool = False,
     ) -> Iterator[Workspace]:
         """Lock and open the local state; without ``must_lock`` a held lock means a throw-away copy.
 
-        With ``new_index`` the index is empty, and replaces the one that is there if all goes well.
+        With ``new_index`` the index is empty, and replaces the one that is there if all goes well. With
+        ``offline`` nothing can be asked of the bucket, and nothing is loaded for it.
         """
         state = self.state_dir()
         with ExitStack() as stack:
@@ -166,11 +173,12 @@ class ProjectFolder:
                 self._progress.note(warning)
             worktree = self._worktree()
             stack.callback(worktree.close)
-            self._told = Counter(self.store().requests)
+            store: Store = OfflineStore(self.config.bucket) if offline else self.store()
+            self._told = Counter(store.requests)
             yield Workspace(
                 worktree=worktree,
                 index=index,
-                repository=Repository(self.store(), index, jobs=self._jobs),
+                repository=Repository(store, index, jobs=self._jobs),
                 ownership=ownership,
                 progress=self._progress,
                 machine=self.machine_id(),

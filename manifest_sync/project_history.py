@@ -99,7 +99,7 @@ class ProjectHistory(ProjectFolder):
 
         with open(os.path.join(self.config.project_dir, CONFIG_NAME), encoding="utf-8-sig") as file:
             lines = rule_lines(file.read(), self.config.rules)
-        with self.workspace(tuple(groups), must_lock=False) as ws:
+        with self.workspace(tuple(groups), must_lock=False, offline=True) as ws:
             tracked = self._tracked(ws)
             return [
                 explain(ws, self.path(name), lines, tracked, as_folder=name.endswith("/")) for name in paths
@@ -110,7 +110,7 @@ class ProjectHistory(ProjectFolder):
         from manifest_sync.owners import survey
 
         scope = self.tracked_scope(self.scope(only))
-        with self.workspace(tuple(self.config.groups), must_lock=False) as ws:
+        with self.workspace(tuple(self.config.groups), must_lock=False, offline=offline) as ws:
             return self._timed(ws, lambda: survey(ws, scope, self._tracked(ws), offline=offline))
 
     def _tracked(self, ws: Workspace) -> frozenset[bytes]:

@@ -262,7 +262,7 @@ def hash_unread(ws: Workspace, scope: Scope, observed: Observed) -> None:
         if observed.is_hidden(row.path) or not scope.contains(row.path):
             continue
         try:
-            digest, stat = ws.worktree.hash_file(row.path)
+            digest, stat = ws.worktree.hash_file(row.path, row.stat)
         except Vanished:
             batch.append((row.path, None, None, 0))
         except (Changing, Unreadable) as error:

@@ -73,10 +73,15 @@ class RepeatableProject(Project):
 
     @contextmanager
     def workspace(
-        self, groups: tuple[str, ...], *, must_lock: bool = True, new_index: bool = False
+        self,
+        groups: tuple[str, ...],
+        *,
+        must_lock: bool = True,
+        new_index: bool = False,
+        offline: bool = False,
     ) -> Iterator[Workspace]:
         """See `ProjectFolder`."""
-        with super().workspace(groups, must_lock=must_lock, new_index=new_index) as ws:
+        with super().workspace(groups, must_lock=must_lock, new_index=new_index, offline=offline) as ws:
             yield replace(
                 ws,
                 now=self.clock.tell,

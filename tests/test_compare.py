@@ -328,9 +328,9 @@ class TestTheTree:
         hashed: list[bytes] = []
         real = Worktree.hash_file
 
-        def record(self: Worktree, path: Path) -> tuple[Hash, Stat]:
+        def record(self: Worktree, path: Path, seen: Stat | None = None) -> tuple[Hash, Stat]:
             hashed.append(path)
-            return real(self, path)
+            return real(self, path, seen)
 
         monkeypatch.setattr(Worktree, "hash_file", record)
         monkeypatch.setattr(Worktree, "clock", lambda _: 2**62)

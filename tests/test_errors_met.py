@@ -10,10 +10,13 @@ import stat as st
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from manifest_sync.errors import StoreUnavailable
+from manifest_sync.stores.offline import OfflineStore
 from tests.machines import Machine
 from tests.servers import BUCKET, S3Server
 
@@ -49,6 +52,44 @@ def test_the_bucket_is_gone(machine: Machine, tmp_path: Path) -> None:
     check(machine.command("push", "--full"), 10, "bucket")
     check(machine.command("status"), 10, "bucket")
     assert machine.command("status", "--offline").returncode == 0
+
+
+def test_offline_nothing_is_loaded_that_could_ask(machine: Machine) -> None:
+    """No library for S3, no credentials, no endpoint: what is not there cannot send a request."""
+    machine.push()
+    config = machine.folder / "manifest-sync.toml"
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("bucket")]
+    config.write_text("\n".join(['bucket = "s3://nowhere/x"', 'endpoint_url = "http://127.0.0.1:9"', *lines]))
+    code = (
+        "import sys; from manifest_sync.cli.main import main;"
+        "codes = [main(words.split(), standalone_mode=False) for words in sys.argv[1:]];"
+        "sys.exit(max(codes) or 99 * ('botocore' in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "status --offline", "owners --offline", "owners exp/a.json"],
+        cwd=machine.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+
+
+def test_offline_what_is_not_kept_here_is_not_fetched() -> None:
+    store = OfflineStore("s3://bucket/x")
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("manifest.json", max_bytes=1),
+        lambda: store.get_range("packs/x", 0, 1),
+        lambda: store.put("k", b""),
+        lambda: store.put_if("k", b"", etag=None),
+        lambda: store.list(""),
+        lambda: store.delete("k"),
+        lambda: store.beside("s3://other"),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="--offline"):
+            call()
+    assert not store.requests
 
 
 def test_another_buckets_repository(machine: Machine, tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def test_a_file_as_young_as_its_hash_is_hashed_again(
     hashed: list[bytes] = []
     real = Worktree.hash_file
 
-    def record(self: Worktree, path: Path) -> tuple[Hash, Stat]:
+    def record(self: Worktree, path: Path, seen: Stat | None = None) -> tuple[Hash, Stat]:
         hashed.append(path)
-        return real(self, path)
+        return real(self, path, seen)
 
     monkeypatch.setattr(Worktree, "hash_file", record)
     monkeypatch.setattr(Worktree, "clock", lambda _: file.stat().st_ctime_ns)

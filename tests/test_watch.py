@@ -465,8 +465,8 @@ def test_a_restless_file_is_not_even_read(machine: Machine, monkeypatch: pytest.
     machine.push()
     machine.write("exp/a.pt", "two")
     machine.root.joinpath("exp/a.pt").chmod(0)
-    monkeypatch.setattr("manifest_sync.worktree.Worktree.open_read", lambda self, path: pytest.fail("read"))
-    monkeypatch.setattr("manifest_sync.worktree.Worktree.hash_file", lambda self, path: pytest.fail("read"))
+    monkeypatch.setattr("manifest_sync.worktree.Worktree.open_read", lambda self, *seen: pytest.fail("read"))
+    monkeypatch.setattr("manifest_sync.worktree.Worktree.hash_file", lambda self, *seen: pytest.fail("read"))
     assert settled_push(machine, BY_MTIME).waiting == [Path(b"exp/a.pt")]
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from manifest_sync.canonical import hash_bytes
 from manifest_sync.model import Hash, Path, Stat
 from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
@@ -26,6 +27,8 @@ from manifest_sync.worktree.trash import RunWriter, Trash
 from manifest_sync.worktree.walk import Names, iter_names
 
 _TICK_SECONDS = 3.0
+_SMALL = 1 << 20
+"""Bytes that are read at once."""
 _NO_CLOCK = -(2**63)
 """Before every time a file can have: no stat is trusted."""
 
@@ -217,12 +220,19 @@ class Worktree:
         """
         return read.read_link(self._folders, path)
 
-    def hash_file(self, path: Path) -> tuple[Hash, Stat]:
+    def hash_file(self, path: Path, seen: Stat | None = None) -> tuple[Hash, Stat]:
         """BLAKE3 of a file that held still meanwhile, and its stat.
+
+        Args:
+            seen: what a scan saw there; with it a small file that is still the same costs fewer calls.
 
         Raises:
             Changing, Vanished, Unreadable: it did not hold still; it is gone; it cannot be read.
         """
+        if seen is not None and seen.size <= _SMALL:
+            data = self.read_unchanged(path, seen)
+            if data is not None:
+                return hash_bytes(data), seen
         return read.hash_file(self._folders, path, follow=self._follow)
 
     def same_stat(self, one: Stat, other: Stat) -> bool:
