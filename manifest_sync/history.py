@@ -44,7 +44,7 @@ class PagesSeen:
         self._recent: dict[str, bytes] = {}
 
     def load_page_body(self, page_id: str) -> bytes | None:
-        """See `repository.PageCache`."""
+        """See `page_reader.PageCache`."""
         body = self._recent.get(page_id)
         if body is None and self._index is not None:
             try:
@@ -53,9 +53,9 @@ class PagesSeen:
                 self._index = None
         return body
 
-    def save_page_body(self, ref: PageRef, body: bytes) -> None:
-        """See `repository.PageCache`."""
-        self._recent[ref.id] = body
+    def save_page_bodies(self, pages: Iterable[tuple[PageRef, bytes]]) -> None:
+        """See `page_reader.PageCache`."""
+        self._recent.update((ref.id, body) for ref, body in pages)
         while len(self._recent) > _KEPT_PAGES:
             del self._recent[next(iter(self._recent))]
 

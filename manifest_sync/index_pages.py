@@ -18,9 +18,11 @@ _PUT_REMOTE = (
 class PageTables(IndexConnection):
     """Pages, chunk hints, and what is uploaded and unpublished."""
 
-    def save_page_body(self, ref: PageRef, body: bytes) -> None:
-        """Keep a page's stored body, as the repository hands it over."""
-        self.save_page(ref.id, ref.session, body, ref.first, ref.last)
+    def save_page_bodies(self, pages: Iterable[tuple[PageRef, bytes]]) -> None:
+        """Keep the stored bodies of pages, as the repository hands them over; one transaction."""
+        with self._atomic():
+            for ref, body in pages:
+                self.save_page(ref.id, ref.session, body, ref.first, ref.last)
 
     def save_page(self, page_id: str, session: str, body: bytes, first: bytes, last: bytes) -> None:
         """Keep a page's stored body; ``first`` and ``last`` are its lowest and highest path."""

@@ -149,5 +149,5 @@ class NoCache:
     def load_page_body(self, page_id: str) -> bytes | None:
         """See `page_reader.PageCache`."""
 
-    def save_page_body(self, ref: object, body: bytes) -> None:
+    def save_page_bodies(self, pages: object) -> None:
         """See `page_reader.PageCache`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -27,8 +27,8 @@ class PageCache(Protocol):
     def load_page_body(self, page_id: str) -> bytes | None:
         """The body, or None."""
 
-    def save_page_body(self, ref: PageRef, body: bytes) -> None:
-        """Keep a body; its place in the head is not looked at."""
+    def save_page_bodies(self, pages: Iterable[tuple[PageRef, bytes]]) -> None:
+        """Keep bodies, all at once; their places in the head are not looked at."""
 
 
 class PageReader:
@@ -66,7 +66,7 @@ class PageReader:
             Damaged: the bucket does not hold it, or holds something else under its name.
         """
         body = self._fetch_page(ref)
-        self._cache.save_page_body(ref, body)
+        self._cache.save_page_bodies([(ref, body)])
         return body
 
     def load_pages(
@@ -82,7 +82,7 @@ class PageReader:
         """
         for ref, body, is_fetched in self._page_bodies(refs, self._fetch_page, lost):
             if is_fetched:
-                self._cache.save_page_body(ref, body)
+                self._cache.save_page_bodies([(ref, body)])
             try:
                 entries = self._entries(ref, body)
             except IndexDamaged:

@@ -31,6 +31,7 @@ from manifest_sync.page_reader import PageReader
 from manifest_sync.pages import PageRef, encode_page
 from manifest_sync.stores.base import NotFound, Object, PreconditionFailed, Unknown
 
+_SAVED_AT_ONCE = 64
 SWAP_TRIES_WHEN_UNKNOWN = 5
 MAX_COLLECTED = 250_000
 """Collected keys that are held in memory; if there are more, everything is taken as gone."""
@@ -274,6 +275,7 @@ class Repository(PageReader):
     ) -> tuple[PageRef, ...]:
         refs: list[PageRef] = []
         waiting: list[Future[None]] = []
+        unsaved: list[tuple[PageRef, bytes]] = []
         known = {page.id: page for page in expected.manifest.pages}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="page") as pool:
             merged = merge_pages(expected.manifest.pages, changes, self.load_if_there, replaces)
@@ -298,10 +300,15 @@ class Repository(PageReader):
                 )
                 refs.append(ref)
                 made(ref, piece)
-                self._cache.save_page_body(ref, body)
+                unsaved.append((ref, body))
+                if len(unsaved) >= _SAVED_AT_ONCE:
+                    # Each transaction waits for the disk.
+                    self._cache.save_page_bodies(unsaved)
+                    unsaved = []
                 waiting.append(pool.submit(self.store.put, fmt.page_key(session, page_id), body))
             for future in waiting:
                 future.result()
+        self._cache.save_page_bodies(unsaved)
         return tuple(refs)
 
     def _next_manifest(self, parent: Manifest, pages: tuple[PageRef, ...], commit: Commit) -> Manifest:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from manifest_sync.canonical import compress, hash_bytes
 from manifest_sync.manifest import Manifest, Pin, encode_manifest, first_manifest, gc_key, snapshot_key
 from manifest_sync.model import Entry, EntryType, Path, Writer
-from manifest_sync.pages import PageRef
 from manifest_sync.repository import Commit, Head, Repository
 from manifest_sync.snapshots import Snapshots
 from manifest_sync.stores.memory import MemoryStore
@@ -25,7 +24,7 @@ class NoCache:
     def load_page_body(self, page_id: str) -> bytes | None:
         return None
 
-    def save_page_body(self, ref: PageRef, body: bytes) -> None:
+    def save_page_bodies(self, pages: object) -> None:
         pass
 
 

@@ -551,7 +551,7 @@ def test_only_the_last_pages_are_kept_in_memory() -> None:
         pages = PagesSeen(index)
         for number in range(100):
             ref = PageRef(f"{number}", "", Path(b"a"), Path(b"a"), 1, 0, 1, 1)
-            pages.save_page_body(ref, b"x")
+            pages.save_page_bodies([(ref, b"x")])
         assert pages.load_page_body("0") is None
         assert pages.load_page_body("99") == b"x"
 

@@ -46,7 +46,7 @@ class NoCache:
     def load_page_body(self, page_id: str) -> bytes | None:
         return None
 
-    def save_page_body(self, ref: object, body: bytes) -> None:
+    def save_page_bodies(self, pages: object) -> None:
         return None
 
 

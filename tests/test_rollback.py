@@ -28,7 +28,7 @@ class NoCache:
     def load_page_body(self, page_id: str) -> bytes | None:
         return None
 
-    def save_page_body(self, ref: object, body: bytes) -> None:
+    def save_page_bodies(self, pages: object) -> None:
         return None
 
 
@@ -392,7 +392,7 @@ def test_an_interrupted_run_is_settled_first(
     gpu.write("exp/a", "new")
     gpu.push("copy")
     with monkeypatch.context() as patch:
-        patch.setattr("manifest_sync.index.Index.set_base", interrupt)
+        patch.setattr("manifest_sync.index.Index.put_landed", interrupt)
         with pytest.raises(KeyboardInterrupt):
             laptop.pull("copy")
     assert laptop.read("exp/a") == "new"
