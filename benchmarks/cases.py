@@ -49,6 +49,11 @@ class Case:
         """Unique."""
         return f"{self.job.name} / {self.network.name} / {self.size}"
 
+    @property
+    def is_long(self) -> bool:
+        """Whether everything in a tree of many files moves: minutes for a tool that sends it one by one."""
+        return self.job.shape == "many" and self.job.operation in ("first push", "pull")
+
 
 JOBS = (
     Job("first-push", "first push", "first push", floors=("tar | zstd",)),

