@@ -7,7 +7,7 @@ bucket a dictionary from path to `File`; `predict` says what a push or a pull ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -375,6 +375,17 @@ def agreed(asked: Asked, tree: Tree, memory: Memory, bucket: Bucket, hidden: tup
     return result
 
 
+def _nowhere(asked: Asked, tree: Tree, memory: Memory, bucket: Bucket) -> set[str]:
+    """What was asked for by name and is neither here nor in the bucket, nor was it agreed on."""
+    known = (*tree.files, *tree.special, *tree.folders, *memory.base, *memory.dropped, *bucket)
+    return {name for name in asked.only if not in_any(known, name)}
+
+
+def in_any(paths: Iterable[str], top: str) -> bool:
+    """Whether one of ``paths`` is ``top`` or lies below it."""
+    return any(path == top or path.startswith(top + "/") for path in paths)
+
+
 def clashing(present: set[str]) -> set[str]:
     """Case 13: the paths that are folders of others, and those others."""
     found: set[str] = set()
@@ -401,10 +412,11 @@ def predict(
             in no case.
         steps: the letters of the table that are carried out; fewer for a command that is killed.
     """
+    nowhere = _nowhere(asked, tree, memory, bucket) if asked.command != "status" else set[str]()
     memory = memory.copy() if asked.dry_run else agreed(asked, tree, memory, bucket, hidden)
     rows = _rows(asked, tree, memory, bucket, hidden)
     outcome = Outcome(tree.copy(), memory, dict(bucket))
-    outcome.skipped.update(hidden)
+    outcome.skipped.update(hidden, nowhere)
     if not asked.exclude:
         every = _rows(asked, tree, memory, bucket)
         outcome.unchanged = sum(row.local == row.base == row.bucket is not None for row in every)
@@ -444,7 +456,10 @@ def predict(
             outcome.actions.append((letter, row.path))
 
     if outcome.deleted > _allowed_deletions(asked, tree, memory, bucket):
-        return Outcome(tree.copy(), memory, dict(bucket), exit_code=8)
+        if not asked.dry_run:
+            return Outcome(tree.copy(), memory, dict(bucket), exit_code=8)
+        outcome.exit_code = 8
+        return outcome
     if not asked.dry_run:
         letters = {path: letter for path, (_, letter) in verdicts.items() if letter in steps}
         known = outcome.memory.copy()

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from manifest_sync import manifest as fmt
 from manifest_sync import verify_packs
@@ -532,7 +533,7 @@ def _swap_chunks(world: World, path: bytes) -> None:
     head = world.bucket.head()
     page, entry = world.bucket.content()[head.manifest.sequence, path]
     assert page
-    wrong = replace(entry, chunks=(entry.chunks[1], entry.chunks[0], *entry.chunks[2:]))
+    wrong = structs.replace(entry, chunks=(entry.chunks[1], entry.chunks[0], *entry.chunks[2:]))
     _publish_entry(world, wrong)
 
 
@@ -546,7 +547,9 @@ def test_a_page_that_names_what_a_pack_does_not_hold(world: World) -> None:
     head = world.bucket.head().manifest.sequence
     content = world.bucket.content()
     one, other = content[head, b"exp1/05.json"][1], content[head, b"exp1/06.json"][1]
-    _publish_entry(world, replace(one, hash=other.hash, chunks=(replace(one.chunks[0], id=other.hash),)))
+    _publish_entry(
+        world, structs.replace(one, hash=other.hash, chunks=(structs.replace(one.chunks[0], id=other.hash),))
+    )
     report = world.verify(read_data=True)
     assert [[bytes(f.path) for f in d.files] for d in report.damaged] == [[b"exp1/05.json"]]
     assert report.damaged[0].key.startswith("pages/")
@@ -577,7 +580,7 @@ def test_what_cannot_be_read_is_said_and_not_called_damage(world: World) -> None
     outside = PackRef("", "", 1000, "s3://elsewhere/object", "etag")
     chunk = entry.chunks[0]
     frame = FrameRef(outside, 0, chunk.length, chunk.length)
-    _publish_entry(world, replace(entry, chunks=(replace(chunk, frame=frame, offset=0),)))
+    _publish_entry(world, structs.replace(entry, chunks=(structs.replace(chunk, frame=frame, offset=0),)))
     for read_data in (False, True):
         report = world.verify(read_data=read_data)
         assert (report.damaged, [key for key, _ in report.unchecked]) == ([], ["s3://elsewhere/object"])
