@@ -264,7 +264,18 @@ def conflict_path(path: Path, host: str, time: str, taken: Callable[[Path], bool
     raise AssertionError("unreachable")
 
 
-_NOTHING_DONE = "; nothing was done"
+def _over_limit(deletions: int, in_scope: int, limit: str | None) -> str:
+    """What is wrong with so many deletions; '' where they are within the limit. See `check_deletions`."""
+    if limit is None:
+        allowed = max(10, in_scope // 2)
+    else:
+        digits, percent = limit.removesuffix("%"), limit.endswith("%")
+        if not digits.isdecimal():
+            raise UsageError(f"--max-delete takes a number or a percentage, not {limit!r}")
+        allowed = in_scope * int(digits) // 100 if percent else int(digits)
+    if deletions <= allowed:
+        return ""
+    return f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}"
 
 
 def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
@@ -280,17 +291,9 @@ def check_deletions(deletions: int, in_scope: int, limit: str | None) -> None:
         SafetyLimit: the plan deletes more.
         UsageError: the limit is neither a number nor a percentage.
     """
-    if limit is None:
-        allowed = max(10, in_scope // 2)
-    else:
-        digits, percent = limit.removesuffix("%"), limit.endswith("%")
-        if not digits.isdecimal():
-            raise UsageError(f"--max-delete takes a number or a percentage, not {limit!r}")
-        allowed = in_scope * int(digits) // 100 if percent else int(digits)
-    if deletions > allowed:
+    if over := _over_limit(deletions, in_scope, limit):
         raise SafetyLimit(
-            f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}"
-            f"{_NOTHING_DONE}",
+            f"{over}; nothing was done",
             f"look at --dry-run first; if it is meant, add --max-delete {deletions}",
         )
 
@@ -303,10 +306,7 @@ def guard_deletions(report: RunReport, deletions: int, in_scope: int, limit: str
         SafetyLimit: it is no dry run, and the plan deletes more than the limit.
         UsageError: the limit is neither a number nor a percentage.
     """
-    try:
+    if not report.dry_run:
         check_deletions(deletions, in_scope, limit)
-    except SafetyLimit as error:
-        if not report.dry_run:
-            raise
-        told = error.message.removesuffix(_NOTHING_DONE)
-        report.limit = f"{told}; if it is meant, add --max-delete {deletions}"
+    elif over := _over_limit(deletions, in_scope, limit):
+        report.limit = f"{over}; if it is meant, add --max-delete {deletions}"
