@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from manifest_sync.canonical import hash_bytes
 from manifest_sync.model import Hash, Path, Stat
 from manifest_sync.ownership import Ownership
 from manifest_sync.scope import Scope
@@ -27,8 +26,6 @@ from manifest_sync.worktree.trash import RunWriter, Trash
 from manifest_sync.worktree.walk import Names, iter_names
 
 _TICK_SECONDS = 3.0
-_SMALL = 1 << 20
-"""Bytes that are read at once."""
 _NO_CLOCK = -(2**63)
 """Before every time a file can have: no stat is trusted."""
 
@@ -229,11 +226,7 @@ class Worktree:
         Raises:
             Changing, Vanished, Unreadable: it did not hold still; it is gone; it cannot be read.
         """
-        if seen is not None and seen.size <= _SMALL:
-            data = self.read_unchanged(path, seen)
-            if data is not None:
-                return hash_bytes(data), seen
-        return read.hash_file(self._folders, path, follow=self._follow)
+        return read.hash_file(self._folders, path, follow=self._follow, seen=seen)
 
     def same_stat(self, one: Stat, other: Stat) -> bool:
         """Whether two stats give no sign of a change, as far as this filesystem is trusted."""
