@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -122,12 +123,7 @@ class Landing:
             self.bytes += entry.size
             return stat
 
-        def record(done: list[tuple[int, Stat]]) -> None:
-            self.ws.index.put_landed(
-                (steps[n].path, stat, steps[n].after, 2, steps[n].base_after) for n, stat in done
-            )
-
-        self.brought += self._take(steps, place, record, "transfer")
+        self.brought += self._take(steps, place, partial(self._record_landed, steps), "transfer")
         self._wrote = True
 
     def remove(
@@ -173,20 +169,16 @@ class Landing:
                 worktree = self.ws.worktree
                 return worktree.put_back(source, kept, step.path, expected=row.stat, keep_as=slot)[0]
 
-            def record(done: list[tuple[int, Stat]], steps: Sequence[Step] = steps) -> None:
-                self.ws.index.put_landed(
-                    (
-                        steps[n].path,
-                        stat,
-                        steps[n].after,
-                        0 if steps[n].after == UNREAD else 2,
-                        steps[n].base_after,
-                    )
-                    for n, stat in done
-                )
-
-            self.brought += self._take(steps, place, record)
+            self.brought += self._take(steps, place, partial(self._record_landed, steps))
         self._wrote = True
+
+    def _record_landed(self, steps: Sequence[Step], done: list[tuple[int, Stat]]) -> None:
+        """What was put in place, by the number of its step; `finish` confirms what is not to be read."""
+        taken = ((steps[number], stat) for number, stat in done)
+        self.ws.index.put_landed(
+            (step.path, stat, step.after, 0 if step.after == UNREAD else 2, step.base_after)
+            for step, stat in taken
+        )
 
     def set_base(self, changes: Sequence[tuple[Row, State | None]]) -> None:
         """Change the base alone; the files stay as they are."""
