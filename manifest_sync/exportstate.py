@@ -11,7 +11,8 @@ import heapq
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple, TextIO
 
 import zstandard
 from blake3 import blake3
@@ -73,13 +74,10 @@ def write_exported(
     forgotten = {*changes, *gone}
     new = (Exported(name, *changes[name]) for name in sorted(changes))
     old = (one for one in iter_exported(path, destination) if one.path not in forgotten)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.new"
-    with zstandard.open(temporary, "wt", encoding="ascii") as file:
+    with _replacing(path) as file:
         file.write(json.dumps({"destination": destination}) + "\n")
         for one in heapq.merge(old, new):
             file.write(json.dumps([json_path(one.path), one.identity, one.token]) + "\n")
-    os.replace(temporary, path)
 
 
 def read_needed(path: str) -> Needed | None:
@@ -100,8 +98,15 @@ def write_needed(path: str, needed: Needed) -> None:
         OSError: the disk failed; the note is as it was.
     """
     names = [json_path(name) for name in sorted(needed.paths)]
+    with _replacing(path) as file:
+        json.dump([needed.snapshot, needed.sequence, names], file)
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[TextIO]:
+    """A file to write, compressed, that takes its place when all is written, whole or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.new"
     with zstandard.open(temporary, "wt", encoding="ascii") as file:
-        json.dump([needed.snapshot, needed.sequence, names], file)
+        yield file
     os.replace(temporary, path)
