@@ -20,7 +20,7 @@ from manifest_sync.model import UNREAD, Entry, Path, display, file_state
 from manifest_sync.plan import guard_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.scope import Scope
-from manifest_sync.statcache import Observed
+from manifest_sync.statcache import Observed, folders_above
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Changing, Unreadable, Vanished
 
@@ -183,7 +183,7 @@ class _Rewind:
 
     def _seen(self, row: Row, entry: Entry | None) -> Iterator[tuple[Row, Entry | None]]:
         if entry is not None and self._missing:
-            self._missing.difference_update(_and_above(entry.path))
+            self._missing.difference_update((entry.path, *folders_above(entry.path), Path(b"")))
         if not self._scope.contains(row.path) or self._observed.is_hidden(row.path):
             return
         verdict = self._ws.ownership.verdict(row.path)
@@ -226,14 +226,6 @@ class _Rewind:
             landing.bring(wanted(), becomes_base=False)
             landing.finish(self._scope)
         ws.progress.end("transfer")
-
-
-def _and_above(path: Path) -> Iterator[Path]:
-    """A path, and every folder that it lies in, the root included."""
-    while path:
-        yield path
-        path = Path(path.rpartition(b"/")[0])
-    yield path
 
 
 def not_in_snapshot(path: Path, manifest: Manifest) -> UsageError:

@@ -121,8 +121,9 @@ class _Uploader:
             if row.stat is not None and is_symlink(row.stat):
                 self._send_symlink(row.path, row.stat)
                 return
-            for attempt in range(READ_TRIES):
-                draft = (None if attempt else self._read_small(row)) or self._read(row)
+            draft = self._read_small(row)
+            for _ in range(READ_TRIES):
+                draft = draft or self._read(row)
                 if draft is not None:
                     self._drafts.append(draft)
                     self.sent.files += 1
