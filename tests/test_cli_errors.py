@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -334,3 +335,13 @@ def test_without_a_command_help_is_shown_as_it_is(run: Run, words: tuple[str, ..
     assert result.stderr.startswith("Usage: ")
     assert "manifest-sync: Usage" not in result.stderr
     assert "see `" not in result.stderr
+
+
+def test_a_command_called_from_a_program_leaves_its_collector_alone() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(777)
+    try:
+        assert main(["--version"], standalone_mode=False) == 0
+        assert gc.get_threshold()[0] == 777
+    finally:
+        gc.set_threshold(*before)

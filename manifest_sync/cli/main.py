@@ -74,9 +74,11 @@ class Main(click.Group):
         """Run and exit; without ``standalone_mode`` return the exit code instead."""
         words = sys.argv[1:] if args is None else list(args)
         settings = Settings()
-        # A run over a big tree holds millions of objects and makes hardly any cycles: looking for some as
-        # often as Python does by default takes a tenth of its time.
-        set_threshold(_COLLECT_AFTER)
+        if args is None:
+            # The process is this command's own. A run over a big tree holds millions of objects and makes
+            # hardly any cycles: to look for some as often as Python does by default takes a tenth of its
+            # time.
+            set_threshold(_COLLECT_AFTER)
         try:
             code = super().main(
                 args=words,
