@@ -156,6 +156,17 @@ def test_a_pack_that_is_not_the_one_it_is_called_is_seen_though_no_file_is_hurt(
     pytest.fail("no such bit was found")
 
 
+@pytest.mark.parametrize("kind", ["snapshots/", "gc/"])
+def test_a_copy_that_still_says_the_same_is_not_damaged(world: World, kind: str) -> None:
+    """Bit 4 of a zstd frame's descriptor is ignored by every decoder (RFC 8878, 3.1.1.1.1.3)."""
+    key = world.bucket.keys(kind)[-1]
+    body = world.bucket.body(key)
+    world.bucket.store.put(key, body[:4] + bytes([body[4] ^ 1 << 4]) + body[5:])
+    assert world.verify(read_data=True).damaged == []
+    world.bucket.store.put(key, body[:4] + bytes([body[4] ^ 1 << 2]) + body[5:])  # whether it has a checksum
+    assert [damage.key for damage in world.verify(read_data=True).damaged] == [key]
+
+
 @pytest.mark.parametrize("how", HARMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_harm_to_each_kind_of_object_is_found(world: World, kind: str, how: str) -> None:
