@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.httpsession import URLLib3Session
 
 from tests import servers
-from tests.machines import close_connections
 from tests.servers import S3Server
 
 
@@ -71,10 +73,28 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _http_sessions() -> Iterator[weakref.WeakSet[URLLib3Session]]:
+    """Every HTTP session that an S3 client has opened and that still lives."""
+    alive: weakref.WeakSet[URLLib3Session] = weakref.WeakSet()
+    original = URLLib3Session.__init__
+
+    def noted(session: URLLib3Session, *args: Any, **options: Any) -> None:
+        original(session, *args, **options)
+        alive.add(session)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(URLLib3Session, "__init__", noted)
+        yield alive
+
+
 @pytest.fixture(autouse=True)
-def _connections_are_closed() -> Iterator[None]:
+def _connections_are_closed(_http_sessions: weakref.WeakSet[URLLib3Session]) -> Iterator[None]:
+    """What a test leaves open is closed at its end: collected whenever it pleases Python, a connection would
+    be a warning in the midst of another test. A client that lives on connects anew."""
     yield
-    close_connections()
+    for session in list(_http_sessions):
+        session.close()
 
 
 @pytest.fixture(scope="module")

@@ -27,16 +27,6 @@ loras = ["**/lora/"]
 """
 
 
-_connected: list[Project] = []
-
-
-def close_connections() -> None:
-    """Close what a test's projects opened: collected whenever it pleases Python, a connection would be a
-    warning in the midst of another test."""
-    while _connected:
-        _connected.pop().close()
-
-
 class Machine:
     """One folder with a project; ``root`` is its tree."""
 
@@ -74,10 +64,7 @@ class Machine:
 
     def project(self) -> Project:
         """A fresh run's project."""
-        project = Project.find(str(self.folder), env=self.env, store=self.store)
-        if self.store is None and ":" in self.bucket and not self.bucket.startswith(("file:", "memory:")):
-            _connected.append(project)
-        return project
+        return Project.find(str(self.folder), env=self.env, store=self.store)
 
     def push(self, mode: str = "new", **options: Any) -> RunReport:
         return self.project().push(mode, **options)
