@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from manifest_sync.cli.main import main
-from tests.json_doc import Schema
+from manifest_sync.damage import Kind
+from tests.json_doc import DOCUMENT, Schema
 
 WITHOUT_JSON = {"cat"}
 SELDOM_MET = {
@@ -206,6 +208,13 @@ def test_every_field_that_is_documented_is_printed(schema: Schema) -> None:
         missing = [name for name in schema.never_met(section) if not name.startswith(seldom)]
         assert not missing, f"{section}: nothing printed {missing}"
     assert schema.met >= MUST_BE_MET
+
+
+def test_every_kind_of_damage_is_documented() -> None:
+    row = next(
+        line for line in DOCUMENT.read_text("utf-8").splitlines() if line.startswith("| `damaged[].kind`")
+    )
+    assert set(re.findall("`([^`]+)`", row)) == {"damaged[].kind", *(kind.value for kind in Kind)}
 
 
 @pytest.mark.parametrize(

@@ -525,3 +525,12 @@ def test_tls_is_verified(seaweed_tls: S3Server, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(NotFound):
         trusting.get("k", max_bytes=10)
     trusting.close()
+
+
+def test_a_server_without_tls_is_told_from_one_that_fails(seaweed_http: S3Server) -> None:
+    server = replace(seaweed_http, endpoint_url=seaweed_http.endpoint_url.replace("http:", "https:"))
+    store = S3Store(server.location("x"))
+    with pytest.raises(StoreUnavailable, match="does not answer in TLS") as caught:
+        store.get("k", max_bytes=10)
+    assert "http://" in caught.value.hint
+    store.close()

@@ -56,6 +56,8 @@ _DENIED_CODES = {
     "TokenRefreshRequired",
     "Unauthorized",
 }
+# How releases of OpenSSL call an answer that is no TLS at all.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _PASSING_CODES = {"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"}
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 # A request that S3 itself turned away before it did anything. A 503 with any other body may come from a
@@ -127,6 +129,11 @@ class Failures:
             return StoreUnavailable(
                 f"the certificate of {self.endpoint} cannot be verified: {_one_line(error)}",
                 "for a private certificate authority set AWS_CA_BUNDLE to its PEM file",
+            )
+        if isinstance(error, SSLError) and any(sign in str(error) for sign in _NO_TLS):
+            return StoreUnavailable(
+                f"{self.endpoint} does not answer in TLS: {_one_line(error)}",
+                "if the server speaks plain http, let endpoint_url begin with http://",
             )
         if isinstance(error, ResponseParserError):
             return StoreUnavailable(
