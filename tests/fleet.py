@@ -129,8 +129,9 @@ class Side:
 
     @property
     def mark(self) -> str:
-        """What the mark beside its index says."""
-        return self.index.with_name("index.mark").read_text()
+        """What the mark beside its index says; nothing where a kill left an index that has none yet."""
+        mark = self.index.with_name("index.mark")
+        return mark.read_text() if mark.exists() else ""
 
 
 @dataclass
@@ -501,6 +502,10 @@ class Fleet:
         if side.copied is None:
             return
         body, mark, memories = side.copied
+        if not mark:  # nothing had been written to it: as good as none
+            self.lose_index(n)
+            side.index.write_bytes(body)
+            return
         side.index.write_bytes(body)
         if mark == side.mark:
             side.memories = [replace(memory.copy(), runs=[None]) for memory in memories]
