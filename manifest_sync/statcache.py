@@ -68,6 +68,8 @@ def read_state(ws: Workspace, path: Path) -> State | None:
     try:
         if is_symlink(stat):
             return make_state(EntryType.SYMLINK, hash_bytes(ws.worktree.read_link(path)), executable=False)
+        if not is_regular(stat):
+            return SPECIAL
         digest, stat = ws.worktree.hash_file(path)
     except (Changing, Vanished, Unreadable):
         return UNREAD

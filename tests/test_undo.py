@@ -136,6 +136,20 @@ def test_a_symlink_and_a_mode_come_back(tmp_path: FsPath) -> None:
     assert (laptop.root / "run.sh").stat().st_mode & 0o777 == 0o755
 
 
+def test_what_was_agreed_on_beside_a_fifo_is_taken_back(pair: tuple[Machine, Machine]) -> None:
+    """``--resolve both`` leaves what is here as it is, even what is no file; the bucket's version is agreed on."""
+    _, laptop = pair
+    (laptop.root / "exp/a").unlink()
+    os.mkfifo(laptop.root / "exp/a")
+    cases = laptop.status().cases
+    assert cases["edit_edit"] == [b"exp/a"]
+    laptop.pull("copy", resolve="both")
+    assert "edit_edit" not in laptop.status().cases
+    undone = laptop.project().undo()
+    assert (undone.exit_code, undone.conflicts) == (0, [])
+    assert laptop.status().cases == cases
+
+
 def test_a_record_cut_off_in_its_last_line_is_read_up_to_there(pair: tuple[Machine, Machine]) -> None:
     _, laptop = pair
     report = laptop.pull("full")
