@@ -172,7 +172,7 @@ def _no_float(text: str) -> NoReturn:
     raise ValueError(f"{text} is not an integer")
 
 
-def hash_bytes(data: bytes) -> Hash:
+def hash_bytes(data: bytes | memoryview) -> Hash:
     """The BLAKE3 digest of ``data``, 32 bytes."""
     return Hash(blake3(data).digest())
 
@@ -246,7 +246,7 @@ def has_checksum(data: bytes) -> bool:
     return zstandard.get_frame_parameters(data).has_checksum
 
 
-def decompress(data: bytes, max_raw: int) -> bytes:
+def decompress(data: bytes | memoryview, max_raw: int) -> bytes:
     """Decode exactly one zstd frame to at most ``max_raw`` bytes.
 
     The declared size is checked before anything is allocated. Raises `FormatError` for garbage, a bomb,

@@ -29,13 +29,28 @@ IN_ORDER = 32 * 1024 * 1024
 """Plain bytes of one file that are held to be handed out in order."""
 
 
+BIG = 64 * 1024
+"""From so many bytes on what is stored as it is is hashed in the thread that loaded it, and not copied."""
+
+Bytes = bytes | memoryview
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Verified plain bytes of one file: ``entry`` at ``offset``."""
 
     entry: Entry
     offset: int
-    data: bytes
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What one request brought: the stored bytes, or why they cannot be had, and the chunks in them that
+    were found to match their hashes."""
+
+    body: bytes | str
+    proven: frozenset[ChunkRef]
 
 
 class MissingContent(Exception):
@@ -131,16 +146,31 @@ class _Fetch:
         """The pieces, in the order of their ranges."""
         ranges = deque(plan_ranges(entries))
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="fetch") as pool:
-            ahead: deque[tuple[_Range, Future[bytes | str]]] = deque()
+            ahead: deque[tuple[_Range, Future[_Loaded]]] = deque()
             try:
                 while ranges or ahead:
                     while ranges and len(ahead) < self._jobs:
-                        ahead.append((ranges[0], pool.submit(self._load, ranges.popleft())))
+                        ahead.append((ranges[0], pool.submit(self._load_and_prove, ranges.popleft())))
                     wanted, future = ahead.popleft()
                     yield from self._take(wanted, future.result())
             finally:
                 for _, future in ahead:
                     future.cancel()
+
+    def _load_and_prove(self, wanted: _Range) -> _Loaded:
+        """The stored bytes of one range, and which big chunks of it are right. Hashing those gives up the
+        interpreter's lock, and the caller's thread has the writing to do."""
+        body = self._load(wanted)
+        proven = set[ChunkRef]()
+        if not isinstance(body, str):
+            for frame, wants in wanted.wants:
+                if frame.stored != frame.raw or frame.raw < BIG:
+                    continue
+                plain = _part(body, frame.offset - wanted.offset, frame.stored)
+                for chunk in {entry.chunks[number] for entry, number, _ in wants}:
+                    if chunk.length >= BIG and _cut(plain, chunk) is not None:
+                        proven.add(chunk)
+        return _Loaded(body, frozenset(proven))
 
     def _load(self, wanted: _Range) -> bytes | str:
         """The stored bytes of one range, or why they cannot be had."""
@@ -163,27 +193,28 @@ class _Fetch:
         except FormatError as error:
             return error.message
 
-    def _take(self, wanted: _Range, body: bytes | str) -> Iterator[Piece]:
+    def _take(self, wanted: _Range, loaded: _Loaded) -> Iterator[Piece]:
         """The verified pieces of one range, a frame at a time: what compresses well must not fill the
         memory."""
-        pack = wanted.pack
+        pack, body = wanted.pack, loaded.body
         cut_off = isinstance(body, str) and body != MISSING and len(wanted.wants) > 1
         cut_off = cut_off and not pack.is_external
         key = pack_name(pack)
         for frame, wants in wanted.wants:
             alone = _Range(pack, frame.offset, frame.offset + frame.stored, [(frame, wants)])
             start = frame.offset - wanted.offset
-            stored: bytes | str = body if isinstance(body, str) else body[start : start + frame.stored]
+            stored = body if isinstance(body, str) else _part(body, start, frame.stored)
             if cut_off and self._hurt is not None:
                 # The pack may end too soon, and only for some of the frames.
                 stored = self._load(alone)
             plain, problem = _decode(stored, frame)
-            may_ask = isinstance(stored, bytes)
+            may_ask, proven = not isinstance(stored, str), loaded.proven
             for entry, number, position in wants:
                 chunk = entry.chunks[number]
-                data = _cut(plain, chunk)
+                data = _cut(plain, chunk, is_proven=chunk in proven)
                 if data is None and may_ask:
-                    plain, problem = _decode(self._load(alone), frame)
+                    # Another answer, of which nothing is proven.
+                    (plain, problem), proven = _decode(self._load(alone), frame), frozenset()
                     data, may_ask = _cut(plain, chunk), False
                 if data is None:
                     wrong = CHANGED if pack.is_external else "a chunk does not match its hash"
@@ -198,7 +229,12 @@ class _Fetch:
         self._hurt.setdefault(entry.path, error)
 
 
-def _decode(stored: bytes | str, frame: FrameRef) -> tuple[bytes, str]:
+def _part(body: bytes, start: int, length: int) -> Bytes:
+    """Some bytes of a range; big ones are not copied."""
+    return memoryview(body)[start : start + length] if length >= BIG else body[start : start + length]
+
+
+def _decode(stored: Bytes | str, frame: FrameRef) -> tuple[Bytes, str]:
     """The plain bytes of a frame, or none and what is wrong."""
     if isinstance(stored, str):
         return b"", stored
@@ -208,10 +244,10 @@ def _decode(stored: bytes | str, frame: FrameRef) -> tuple[bytes, str]:
         return b"", error.message
 
 
-def _cut(plain: bytes, chunk: ChunkRef) -> bytes | None:
-    """A chunk out of its frame, None when it does not match its hash."""
+def _cut(plain: Bytes, chunk: ChunkRef, *, is_proven: bool = False) -> Bytes | None:
+    """A chunk out of its frame, None when it does not match its hash; ``is_proven``: it is known to."""
     data = plain[chunk.offset : chunk.offset + chunk.length]
-    return data if len(data) == chunk.length and hash_bytes(data) == chunk.id else None
+    return data if len(data) == chunk.length and (is_proven or hash_bytes(data) == chunk.id) else None
 
 
 def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:
@@ -234,4 +270,4 @@ def fetch_in_order(store: Store, entry: Entry, *, jobs: int) -> Iterator[bytes]:
 def _fetch_window(store: Store, entry: Entry, window: Sequence[ChunkRef], jobs: int) -> Iterator[bytes]:
     # The chunks of a file may lie in several packs, and `fetch` goes pack by pack.
     pieces = fetch(store, [structs.replace(entry, chunks=tuple(window))], jobs=jobs)
-    yield from (piece.data for piece in sorted(pieces, key=lambda piece: piece.offset))
+    yield from (bytes(piece.data) for piece in sorted(pieces, key=lambda piece: piece.offset))

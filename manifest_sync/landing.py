@@ -326,7 +326,10 @@ def stage_entries(
         file = staged.get(path)
         if file is None:
             file = staged[path] = staging.create()
-        file.write_at(piece.offset, piece.data)
+        if len(piece.entry.chunks) > 1:
+            file.write_piece(piece.offset, piece.data)
+        else:
+            file.write_at(piece.offset, piece.data)
         ws.progress.advance("transfer", bytes_=len(piece.data))
         left[path] -= 1
         if not left[path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from manifest_sync.canonical import compress, decompress, hash_bytes
 from manifest_sync.errors import FormatError
@@ -37,6 +37,9 @@ FOOTER_LENGTH = _FOOTER.size
 
 _SAMPLE_FROM = 64 << 10
 _SAMPLE = 16 << 10
+
+
+Stored = TypeVar("Stored", bound=bytes | memoryview)
 
 
 class PackFrame(NamedTuple):
@@ -90,7 +93,7 @@ def _pays(stored: bytes, plain: bytes) -> bool:
     return len(stored) < len(plain) - len(plain) // 32
 
 
-def decode_frame(stored: bytes, raw: int) -> bytes:
+def decode_frame(stored: Stored, raw: int) -> Stored | bytes:
     """The ``raw`` plain bytes of a frame. Raises `FormatError` when they are not what was promised."""
     if not 0 < raw <= MAX_FRAME or len(stored) > raw:
         raise FormatError(f"frame of {len(stored)} stored and {raw} plain bytes is out of range")

@@ -103,4 +103,4 @@ class _Repacker:
         # One entry a chunk: of a big file only what lies in the victims is fetched.
         alone = [structs.replace(entry, chunks=(chunk,)) for entry, chunk in wanted.values()]
         for piece in fetch(self._ws.repository.store, alone, jobs=self._ws.jobs):
-            self.mover.add(piece.entry.chunks[0].id, piece.data)
+            self.mover.add(piece.entry.chunks[0].id, bytes(piece.data))

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from manifest_sync.stores.patience import PIECE, Beat
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
+_MAX_PIECE = 1 << 20
+_AT_ONCE = 0.1
+"""Seconds."""
 _MTIME = re.compile(r"(\d{1,10})(?:\.(\d{1,9})\d*)?")
 
 
@@ -89,15 +93,21 @@ def check_bodiless(answer: Mapping[str, Any]) -> None:
 
 def read_body(body: StreamingBody, limit: int, beat: Beat) -> bytes:
     """The body up to ``limit`` bytes. Reading on to its end is what makes botocore check its length."""
-    parts = []
+    # Joined as they come: a list of parts would need the memory twice in the end.
+    joined = io.BytesIO()
+    size = PIECE
     while limit > 0:
-        part = body.read(min(limit, PIECE))
+        began = time.monotonic()
+        part = body.read(min(limit, size))
         if not part:
             break
         beat(len(part))
-        parts.append(part)
+        joined.write(part)
         limit -= len(part)
-    return b"".join(parts)
+        # Each read costs some calls in Python. A connection that fills a piece at once fills a larger one
+        # in time as well; one that falters is asked for the least again.
+        size = min(2 * size, _MAX_PIECE) if time.monotonic() - began < _AT_ONCE else PIECE
+    return joined.getvalue()
 
 
 def cut_range(key: str, body: StreamingBody, size: int | None, offset: int, length: int, beat: Beat) -> bytes:

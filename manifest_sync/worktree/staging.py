@@ -67,11 +67,13 @@ class Area:
 class Staged:
     """One temporary file on the root's device, not yet anywhere the user looks."""
 
-    __slots__ = ("_area", "_descriptor", "name")
+    __slots__ = ("_area", "_descriptor", "_hashed", "_hasher", "name")
 
     def __init__(self, area: Area, name: str) -> None:
         self._area = area
         self.name = name
+        self._hasher: blake3 | None = None
+        self._hashed = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(name, flags, 0o600, dir_fd=area.staging)
 
@@ -80,7 +82,7 @@ class Staged:
         """Where it lies, for messages."""
         return os.path.join(self._area.staging_path, self.name)
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset.
 
         Raises:
@@ -93,18 +95,30 @@ class Staged:
         except OSError as error:
             raise disk_failure(os.fsencode(self.path), error) from error
 
+    def write_piece(self, offset: int, data: bytes | memoryview) -> None:
+        """`write_at` of a file whose `hash` is asked for in the end, no byte of it written twice: pieces that
+        come in order are hashed while they are at hand.
+
+        Raises:
+            ManifestSyncError: the disk is full or failed.
+        """
+        self.write_at(offset, data)
+        if offset == self._hashed:
+            self._hasher = self._hasher or blake3()
+            self._hasher.update(data)
+            self._hashed += len(data)
+
     def hash(self) -> Hash:
-        """BLAKE3 of what was written.
+        """BLAKE3 of what was written; what was not hashed on the way is read back.
 
         Raises:
             ManifestSyncError: the disk failed.
         """
-        hasher = blake3()
-        offset = 0
+        hasher = self._hasher or blake3()
         try:
-            while block := os.pread(self._descriptor, _BLOCK, offset):
+            while block := os.pread(self._descriptor, _BLOCK, self._hashed):
                 hasher.update(block)
-                offset += len(block)
+                self._hashed += len(block)
         except OSError as error:
             raise disk_failure(os.fsencode(self.path), error) from error
         return Hash(hasher.digest())
