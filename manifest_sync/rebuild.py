@@ -21,8 +21,8 @@ def rebuild_index(ws: Workspace, scope: Scope) -> RunReport:
     """
     report = RunReport("rebuild-index", "full")
     head, lost = load_reflected_head(ws, scope)
-    observed = statcache.scan(ws, scope)
-    observed.lost = lost
+    ws.progress.begin("hash")
+    observed = statcache.scan(ws, scope, reflected_but=lost)
     statcache.hash_unread(ws, scope, observed)
     observe.agree(ws, scope, observed)
     report.damaged = lost.damages(scope.ranges())

@@ -76,15 +76,24 @@ def read_state(ws: Workspace, path: Path) -> State | None:
     return file_state(digest, stat)
 
 
-def scan(ws: Workspace, scope: Scope, *, checksum: bool = False, confirm: bool = False) -> Observed:
+def scan(
+    ws: Workspace,
+    scope: Scope,
+    *,
+    checksum: bool = False,
+    confirm: bool = False,
+    reflected_but: LostPages | None = None,
+) -> Observed:
     """Bring the stat cache up to the worktree, one folder at a time.
 
     Args:
         checksum: trust no row and read every file again; what the stat cache had missed is listed.
         confirm: rows that this run's pull wrote are trusted now if their stat has not moved; the
             filesystem's clock must have ticked since.
+        reflected_but: the head is reflected but for these pages. A changed file that is known elsewhere
+            is read at once, and becomes base where it is the same: its row is written once for all of it.
     """
-    observed = Observed(clock=ws.worktree.clock())
+    observed = Observed(clock=ws.worktree.clock(), lost=reflected_but or LostPages())
     unclean = ws.index.unclean_folders()
     ws.progress.begin("scan")
     listings = ws.worktree.scan(
@@ -100,7 +109,8 @@ def scan(ws: Workspace, scope: Scope, *, checksum: bool = False, confirm: bool =
                 observed.unseen.append(listing.folder)
                 observed.skipped[listing.folder] = listing.unseen
             elif not listing.unchanged:
-                _apply(ws, scope, listing, observed, checksum=checksum, confirm=confirm)
+                compare = reflected_but is not None
+                _apply(ws, scope, listing, observed, checksum=checksum, confirm=confirm, compare=compare)
         _look_at_scope(ws, scope, observed)
     ws.progress.end("scan")
     return observed
@@ -134,11 +144,19 @@ def folders_above(path: Path) -> list[Path]:
 
 
 def _apply(
-    ws: Workspace, scope: Scope, listing: Listing, observed: Observed, *, checksum: bool, confirm: bool
+    ws: Workspace,
+    scope: Scope,
+    listing: Listing,
+    observed: Observed,
+    *,
+    checksum: bool,
+    confirm: bool,
+    compare: bool,
 ) -> None:
     prefix = listing.folder + b"/" if listing.folder else b""
     rows = ws.index.rows_in(listing.folder)
     updates: list[tuple[Path, Stat | None, State | None, int]] = []
+    compared: list[tuple[Path, Stat, State | None, int, State | None]] = []
     for name, stat in listing.files:
         row = rows.pop(name, None)
         is_known = (
@@ -148,7 +166,11 @@ def _apply(
             and ws.worktree.same_stat(row.stat, stat)
         )
         if not is_known:
-            updates.append(_unknown(ws, Path(prefix + name), stat))
+            read = _compare(ws, scope, row, stat, observed) if compare and row is not None else None
+            if read is not None:
+                compared.append(read)
+            else:
+                updates.append(_unknown(ws, Path(prefix + name), stat))
             continue
         assert row is not None
         if confirm and row.clean == 2 and _is_settled(ws, stat, observed.clock):
@@ -165,9 +187,10 @@ def _apply(
         row = rows.pop(name, None)
         if row is None or row.local != SPECIAL:
             updates.append((Path(prefix + name), None, SPECIAL, 1))
-    for name in listing.too_long:
-        observed.skipped[Path(prefix + name)] = f"its path has more than {MAX_PATH} bytes"
+    too_long = f"its path has more than {MAX_PATH} bytes"
+    observed.skipped.update((Path(prefix + name), too_long) for name in listing.too_long)
     ws.index.put_local(updates)
+    ws.index.put_landed(compared)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
     is_compared = listing.complete and not listing.too_long
     for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
@@ -179,6 +202,23 @@ def _apply(
     # was not compared, or is out of sight, has to be looked for again.
     digest = listing.digest if is_compared else b""
     ws.index.set_folder(listing.folder, digest, listing.mounted, listing.n_files, listing.n_bytes)
+
+
+def _compare(
+    ws: Workspace, scope: Scope, row: Row, stat: Stat, observed: Observed
+) -> tuple[Path, Stat, State, int, State | None] | None:
+    """The row of a changed file that is known elsewhere as well, read and compared; None where it cannot be,
+    or is not to be: then it is left to `hash_unread`."""
+    path = row.path
+    if is_symlink(stat) or observed.is_hidden(path) or not scope.contains(path):
+        return None
+    try:
+        digest, stat = ws.worktree.hash_file(path, stat)
+    except (Changing, Vanished, Unreadable):
+        return None
+    ws.progress.advance("hash", files=1, bytes_=stat.size)
+    state = file_state(digest, stat)
+    return path, stat, state, trust(ws, stat, observed.clock), state if state == row.remote else row.base
 
 
 def _unknown(ws: Workspace, path: Path, stat: Stat) -> tuple[Path, Stat | None, State | None, int]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path as FsPath
+from typing import Any
 
 import pytest
 
 from manifest_sync.errors import NoRepository
 from manifest_sync.index import Index
+from manifest_sync.model import Path
 from tests.machines import Machine
 
 
@@ -49,6 +53,47 @@ def test_the_old_index_is_kept(machine: Machine) -> None:
         assert kept.read_bytes() == before
         before = index_of(machine).read_bytes()
     assert not machine.status().has_drift
+
+
+def test_each_row_is_written_twice_at_most(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the bucket has, and what is here together with what both agree on."""
+    written: Counter[bytes] = Counter()
+    many = Index._many
+
+    def counted(self: Index, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        kept = list(rows)
+        if "paths" in sql:
+            written.update(row[0] for row in kept)
+        many(self, sql, kept)
+
+    monkeypatch.setattr(Index, "_many", counted)
+    # Agreed on row by row, so that this would be counted as well.
+    monkeypatch.setattr(
+        Index,
+        "agree",
+        lambda self, ranges: self.set_base((r.path, r.remote) for r in self.iter_drift(ranges)),
+    )
+    assert machine.project().rebuild_index().unchanged == 50
+    assert written == dict.fromkeys((f"exp/{number}".encode() for number in range(50)), 2)
+
+
+def test_only_what_is_the_same_becomes_base(machine: Machine) -> None:
+    machine.write("exp/1", "X")
+    machine.write("exp/new", "here alone")
+    (machine.root / "exp/2").unlink()
+    os.chmod(machine.root / "exp/3", 0o755)
+    assert machine.project().rebuild_index().unchanged == 47
+    with Index.open(str(index_of(machine)), read_only=True) as index:
+        rows = {row.path: row for row in index.iter_rows([(b"", b"\xff")])}
+    assert {path for path, row in rows.items() if row.base is None} == {
+        b"exp/1",
+        b"exp/new",
+        b"exp/2",
+        b"exp/3",
+    }
+    assert rows[Path(b"exp/1")].local not in (None, b"", rows[Path(b"exp/1")].remote)
+    assert rows[Path(b"exp/new")].local == b"", "nobody has to know what is in it yet"
+    assert all(row.base == row.local == row.remote for row in rows.values() if row.base is not None)
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
