@@ -166,20 +166,20 @@ def survey(ws: Workspace, scope: Scope, tracked: frozenset[bytes], *, offline: b
 def two_owners(ws: Workspace, scope: Scope, head: Head, *, complete: bool) -> list[Path]:
     """The paths that the bucket holds and that are git's, for `status`.
 
-    For the whole tree the answer is kept, because it hangs only on the head, the rules and what git tracks.
+    For the whole tree the answer is kept, because it hangs only on the head, the rules and what git tracks;
+    whether the head was asked for just now makes no difference to it.
 
     Args:
         head: the one that the index reflects.
-        complete: whether the index reflects all of the scope.
+        complete: whether the index reflects all of it.
     """
     tracked = ws.ownership.tracked
     digest = blake3(ws.ownership.digest + head.etag.encode() + b"\0".join(sorted(tracked))).hexdigest()
-    can_keep = scope.is_everything and complete
-    kept = ws.index.get_meta(_CACHE) if can_keep else None
+    kept = ws.index.get_meta(_CACHE) if scope.is_everything else None
     if kept is not None and kept.startswith(digest):
         return [Path(bytes.fromhex(path)) for path in json.loads(kept[len(digest) :])]
     found = [path for path, _ in _iter_two_owners(ws, scope, tracked)]
-    if can_keep and len(found) <= _MOST_CACHED:
+    if scope.is_everything and complete and len(found) <= _MOST_CACHED:
         ws.index.set_meta(_CACHE, digest + json.dumps([path.hex() for path in found]))
     return found
 

@@ -51,7 +51,8 @@ def status(ws: Workspace, scope: Scope, *, offline: bool) -> StatusReport:
         unchanged=ws.index.count_in_sync(scope.ranges()),
         dropped=list(ws.index.iter_dropped(scope.ranges())),
     )
-    report.two_owners = two_owners(ws, scope, head, complete=not lost and not offline)
+    is_reflected = ws.index.reflected().issuperset(page.id for page in head.manifest.pages)
+    report.two_owners = two_owners(ws, scope, head, complete=not lost and is_reflected)
     trash = summarize(ws)
     report.trash_files, report.trash_bytes, report.trash_sole = trash.files, trash.bytes, trash.sole
     rows: dict[Path, Row] = {}

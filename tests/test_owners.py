@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path as FsPath
 
 import pytest
 
 from manifest_sync.config import parse_config
 from manifest_sync.configlines import rule_lines
+from manifest_sync.index import Index
+from manifest_sync.model import Path
+from tests.damage import boundary_names
 from tests.machines import Machine
 
 RULES = """\
@@ -105,6 +109,45 @@ def test_two_owners_are_listed_and_status_warns(machine: Machine) -> None:
     configure(machine, '"git docs/"', '"bucket docs/"')
     assert machine.status().two_owners == []
     assert machine.command("owners", "--exit-code").returncode == 0
+
+
+def test_the_kept_answer_is_as_good_offline(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept and used without asking the bucket as well, and for what it hangs on only."""
+    asked: list[None] = []
+    iter_remote = Index.iter_remote
+
+    def counted(self: Index, ranges: Iterable[tuple[bytes, bytes]]) -> Iterator[Path]:
+        asked.append(None)
+        return iter_remote(self, ranges)
+
+    monkeypatch.setattr(Index, "iter_remote", counted)
+    for offline in (True, True, False, True):
+        assert machine.status(offline=offline).two_owners == [b"docs/c.json"]
+    assert len(asked) == 1
+    git(machine, "add", "experiments/exp/b.json")
+    assert machine.status(offline=True).two_owners == [b"docs/c.json", b"exp/b.json"]
+    configure(machine, '"git docs/"', '"bucket docs/"')
+    assert machine.status(offline=True).two_owners == [b"exp/b.json"]
+    machine.write("exp/b.py", "x")
+    machine.write("exp/e.json", "x")
+    machine.push()
+    assert machine.status(offline=True).two_owners == [b"exp/b.json"]
+    assert len(asked) == 4, "another head"
+
+
+@pytest.mark.usefixtures("short_pages")
+def test_what_is_known_in_part_is_not_kept(machine: Machine, tmp_path: FsPath) -> None:
+    machine.write(next(boundary_names("exp/z")), "x")  # a page ends here
+    machine.write("z/z.json", "x")
+    machine.push()
+    other = Machine(tmp_path / "laptop", machine.bucket)
+    configure(other, '"git *.py"', '"git *.json"')
+    other.pull(only=["exp"])
+    known = other.status(offline=True).two_owners
+    assert b"exp/a.json" in known
+    assert b"z/z.json" not in known
+    assert other.status().two_owners == [*known, b"z/z.json"]
+    assert other.status(offline=True).two_owners == [*known, b"z/z.json"]
 
 
 def test_no_owner_is_listed(machine: Machine) -> None:
