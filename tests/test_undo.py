@@ -137,7 +137,7 @@ def test_a_symlink_and_a_mode_come_back(tmp_path: FsPath) -> None:
 
 
 def test_what_was_agreed_on_beside_a_fifo_is_taken_back(pair: tuple[Machine, Machine]) -> None:
-    """``--resolve both`` leaves what is here as it is, even what is no file; the bucket's version is agreed on."""
+    """``--resolve both`` leaves even what is no file as it is, and agrees on the bucket's version."""
     _, laptop = pair
     (laptop.root / "exp/a").unlink()
     os.mkfifo(laptop.root / "exp/a")
