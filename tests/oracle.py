@@ -74,6 +74,8 @@ class Step:
     base_after: State | None
     is_kept: bool = True
     """Whether the trash has the file of before; ``drop`` keeps none."""
+    is_special: bool = False
+    """Whether something stood there all the time that is no file: only the base was changed."""
 
 
 Run = dict[str, Step]
@@ -590,6 +592,7 @@ def run_of(before: Tree, memory: Memory, outcome: Outcome, *, is_kept: bool = Tr
             outcome.tree.files.get(path),
             outcome.memory.base.get(path),
             is_kept,
+            path in before.special,
         )
         if (step.before, step.base) != (step.after, step.base_after):
             run[path] = step
@@ -669,12 +672,12 @@ def predict_undo(tree: Tree, memory: Memory, bucket: Bucket) -> Outcome:
     for path, step in sorted(run.items(), key=lambda item: by_bytes(item[0])):
         now = tree.files.get(path)
         state = now.state if now is not None else SPECIAL if path in tree.special else None
-        before = step.before.state if step.before is not None else None
-        after = step.after.state if step.after is not None else None
+        before = step.before.state if step.before is not None else SPECIAL if step.is_special else None
+        after = step.after.state if step.after is not None else SPECIAL if step.is_special else None
         if state == before:
             outcome.memory.set(path, step.base)
         elif state != after:
-            if step.after is not None or (step.before is not None and step.is_kept):
+            if after is not None or (before is not None and step.is_kept):
                 outcome.conflicts.append(path)
         elif step.before is None:
             outcome.trashed.append(tree.files[path].content)
