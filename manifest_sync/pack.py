@@ -36,7 +36,7 @@ _FOOTER = struct.Struct(">IIQ32sH6s")
 FOOTER_LENGTH = _FOOTER.size
 
 _SAMPLE_FROM = 64 << 10
-_SAMPLE = 16 << 10
+_SAMPLE = 4 << 10
 
 
 Stored = TypeVar("Stored", bound=bytes | memoryview)

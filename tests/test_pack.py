@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest_sync.canonical import hash_bytes
+from manifest_sync import pack
+from manifest_sync.canonical import compress, hash_bytes
 from manifest_sync.errors import FormatError
 from manifest_sync.pack import (
     FOOTER_LENGTH,
+    FRAME_TARGET,
     PackBuilder,
     decode_frame,
     encode_frame,
@@ -76,6 +78,20 @@ def test_noise_is_stored_raw_and_text_is_not() -> None:
     stored = encode_frame(text)
     assert len(stored) < len(text) // 50
     assert decode_frame(stored, len(text)) == text
+
+
+def test_to_try_whether_a_frame_compresses_costs_a_tenth_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def note(data: bytes) -> bytes:
+        lengths.append(len(data))
+        return compress(data)
+
+    monkeypatch.setattr(pack, "compress", note)
+    rows = random.Random(2)
+    encode_frame(" ".join(str(rows.random()) for _ in range(7_000)).encode()[:FRAME_TARGET])
+    assert lengths[-1] == FRAME_TARGET
+    assert sum(lengths) <= 1.1 * FRAME_TARGET
 
 
 @pytest.mark.parametrize(("stored", "raw"), [(b"", 0), (b"abc", 2), (b"abc", 4), (b"a", 1 << 40)])
