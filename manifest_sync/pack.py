@@ -140,14 +140,18 @@ class PackBuilder:
         return [frame.offset for frame in self.frames]
 
     def finish(self) -> tuple[str, bytes]:
-        """The pack's id (hex) and its bytes. Raises ``ValueError`` for an empty or too large pack."""
-        if not self.frames:
+        """The pack's id (hex) and its bytes, once: the frames are let go of.
+
+        Raises ``ValueError`` for an empty or too large pack.
+        """
+        if not self._bodies:
             raise ValueError("a pack has at least one frame")
         table = b"".join([_FRAME.pack(*f) for f in self.frames] + [_CHUNK.pack(*c) for c in self._chunks])
         footer = _FOOTER.pack(
             len(self.frames), len(self._chunks), self.size, hash_bytes(table), VERSION, MAGIC
         )
         body = b"".join([*self._bodies, table, footer])
+        self._bodies.clear()
         if len(body) > MAX_PACK:
             raise ValueError(f"pack of {len(body)} bytes; at most {MAX_PACK} are allowed")
         return hash_bytes(body).hex(), body

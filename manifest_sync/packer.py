@@ -1,7 +1,7 @@
 """Chunks into frames, frames into packs, packs into the bucket. Knows neither manifests nor SQL.
 
 One thread calls the packer. Frames are compressed in worker threads (zstd releases the interpreter
-lock), packs are uploaded by others; both queues are bounded, so memory is too.
+lock), packs are put together, named and uploaded by others; both queues are bounded, so memory is too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Packer:
         self._builder = PackBuilder()
         self._pack_slots: list[list[Slot]] = []
         self._pack_lengths: list[tuple[int, int, int]] = []
-        self._in_flight: deque[tuple[Future[None], str, int, list[tuple[int, int, int]], list[list[Slot]]]]
+        self._in_flight: deque[tuple[Future[PackRef], list[tuple[int, int, int]], list[list[Slot]]]]
         self._in_flight = deque()
         self._known: dict[Hash, Slot] = {}
         self.stored_bytes = 0
@@ -97,25 +97,22 @@ class Packer:
     def _close_pack(self) -> None:
         if not self._pack_slots:
             return
-        pack_id, body = self._builder.finish()
-        self.stored_bytes += len(body)
-        self._in_flight.append(
-            (
-                self._uploaders.submit(self._upload, pack_id, body),
-                pack_id,
-                len(body),
-                self._pack_lengths,
-                self._pack_slots,
-            )
-        )
+        future = self._uploaders.submit(self._send, self._builder)
+        self._in_flight.append((future, self._pack_lengths, self._pack_slots))
         self._builder, self._pack_slots, self._pack_lengths = PackBuilder(), [], []
         while len(self._in_flight) > self._jobs:
             self._settle_oldest()
 
+    def _send(self, builder: PackBuilder) -> PackRef:
+        """In a thread: putting together and hashing 16 MiB would hold up the one that reads."""
+        pack_id, body = builder.finish()
+        self._upload(pack_id, body)
+        return PackRef(self._session, pack_id, len(body))
+
     def _settle_oldest(self) -> None:
-        future, pack_id, size, lengths, frames = self._in_flight.popleft()
-        future.result()
-        pack = PackRef(self._session, pack_id, size)
+        future, lengths, frames = self._in_flight.popleft()
+        pack = future.result()
+        self.stored_bytes += pack.size
         for (offset, stored, raw), slots in zip(lengths, frames, strict=True):
             frame = FrameRef(pack, offset, stored, raw)
             for slot in slots:

@@ -94,6 +94,12 @@ def test_to_try_whether_a_frame_compresses_costs_a_tenth_of_it(monkeypatch: pyte
     assert sum(lengths) <= 1.1 * FRAME_TARGET
 
 
+def test_a_pack_is_made_once() -> None:
+    builder, _, _ = build([[b"ab"]])
+    with pytest.raises(ValueError, match="at least one frame"):
+        builder.finish()
+
+
 @pytest.mark.parametrize(("stored", "raw"), [(b"", 0), (b"abc", 2), (b"abc", 4), (b"a", 1 << 40)])
 def test_lying_frames_are_refused(stored: bytes, raw: int) -> None:
     with pytest.raises(FormatError):
