@@ -161,6 +161,15 @@ class PageTables(IndexConnection):
                 "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?)", ((*row, planned) for row in rows)
             )
 
+    def put_states(self, rows: Iterable[tuple[Path, State, int]]) -> None:
+        """Set local state and trust of files that are here with the very stat that is noted already: less to
+        write than by ``put_local``. What is noted as not here stays so."""
+        with self._atomic():
+            self._many(
+                "UPDATE paths SET local = ?, clean = ? WHERE path = ? AND local IS NOT NULL",
+                ((state, clean, path) for path, state, clean in rows),
+            )
+
     def pending_for(self, path: Path) -> tuple[State | None, bytes | None, int] | None:
         """What an unfinished push holds for a path: state, entry, fence."""
         row = self._first("SELECT state, entry, fence FROM pending WHERE path = ?", (path,))

@@ -51,6 +51,8 @@ class _Draft:
     state: State
     digest: Hash
     slots: list[Slot]
+    is_seen: bool = False
+    """Whether the stat is the one that the scan wrote to the index."""
 
 
 @dataclass(slots=True)
@@ -169,13 +171,13 @@ class _Uploader:
         if stat is None or stat.size > CHUNK_SMALL or self._settle is not None:
             return None
         data = self._ws.worktree.read_unchanged(row.path, stat)
-        return None if data is None else self._draft_small(row.path, stat, data)
+        return None if data is None else self._draft_small(row.path, stat, data, is_seen=True)
 
-    def _draft_small(self, path: Path, stat: Stat, data: bytes) -> _Draft:
+    def _draft_small(self, path: Path, stat: Stat, data: bytes, *, is_seen: bool = False) -> _Draft:
         digest = hash_bytes(data)
         slots = [self._place(digest, data)] if data else []
         self._ws.progress.advance("transfer", files=1, bytes_=len(data))
-        return _Draft(path, stat, file_state(digest, stat), digest, slots)
+        return _Draft(path, stat, file_state(digest, stat), digest, slots, is_seen)
 
     def _read(self, row: Row) -> _Draft | None:
         """Read one file; None when it changed meanwhile (stat, read, stat on the same descriptor)."""
@@ -269,8 +271,10 @@ class _Uploader:
             index.put_pending(
                 (d.path, d.state, records.encode_entry(self._entry(d)), self._fence) for d in ready
             )
+            clock = self._observed.clock
+            index.put_states((d.path, d.state, trust(self._ws, d.stat, clock)) for d in ready if d.is_seen)
             index.put_local(
-                (d.path, d.stat, d.state, trust(self._ws, d.stat, self._observed.clock)) for d in ready
+                (d.path, d.stat, d.state, trust(self._ws, d.stat, clock)) for d in ready if not d.is_seen
             )
 
     def _take_ready(self) -> Iterator[_Draft]:

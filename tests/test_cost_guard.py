@@ -15,7 +15,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,9 @@ from types import FrameType
 import pytest
 
 from examples.make_tree import make_tree
+from manifest_sync.index import Index
+from manifest_sync.model import Path as TreePath
+from manifest_sync.model import Stat, State
 from manifest_sync.report import RunReport, StatusReport
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Object, Store
@@ -173,6 +176,25 @@ def test_a_first_push_is_packs_and_pages_not_files(story: Story) -> None:
     assert found.sent <= found.bytes * 0.57, "small files are compressed together"
     assert set(found.opened.values()) == {1}, "each file is read once"
     assert found.opened.total() == FILES
+
+
+def test_a_first_push_writes_the_stat_of_each_file_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: Counter[bytes] = Counter()
+    put_local = Index.put_local
+
+    def count(self: Index, rows: Iterable[tuple[TreePath, Stat | None, State | None, int]]) -> None:
+        kept = list(rows)
+        written.update(row[0] for row in kept)
+        put_local(self, kept)
+
+    monkeypatch.setattr(Index, "put_local", count)
+    gpu = Machine(folder / "gpu stats", str(folder / "stats"))
+    make_tree(str(gpu.root), 300, 3)
+    gpu.push()
+    assert len(written) >= 300
+    assert set(written.values()) == {1}, "what its content is needs two columns more, and not all again"
 
 
 @pytest.mark.parametrize("job", ["no-op push --new", "no-op push --copy", "no-op push --full"])

@@ -84,6 +84,13 @@ class IndexMachine(RuleBasedStateMachine):
         for path, state, clean in paths:
             self.change(path, stat=STAT, local=state, clean=clean)
 
+    @rule(paths=st.lists(st.tuples(PATHS, SHARED, st.sampled_from([0, 1]))))
+    def put_states(self, paths: list[tuple[Path, State, int]]) -> None:
+        self.index.put_states(paths)
+        for path, state, clean in paths:
+            if path in self.rows and self.rows[path].local is not None:
+                self.change(path, local=state, clean=clean)
+
     @rule(path=PATHS)
     def put_nothing(self, path: Path) -> None:
         self.index.put_local([(path, None, None, 0)])

@@ -1,0 +1,48 @@
+"""What a push notes of the files it sends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path as FsPath
+from typing import Any
+
+import pytest
+
+from manifest_sync import push
+from manifest_sync.canonical import hash_bytes
+from manifest_sync.index import Index, Row
+from manifest_sync.model import Path, file_state
+from manifest_sync.upload import upload
+from manifest_sync.worktree.read import to_stat
+from tests.machines import Machine
+
+
+def noted(machine: Machine, path: bytes) -> Row:
+    with Index.open(str(machine.folder / ".manifest-sync" / "index.sqlite"), read_only=True) as index:
+        row = index.row(Path(path))
+    assert row is not None
+    return row
+
+
+@pytest.mark.parametrize("content", [b"", b"new", b"a longer one"])
+def test_a_file_that_changed_after_the_scan_is_noted_as_it_was_read(
+    tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    target = gpu.write("a.json", "old", mtime_ns=10**18)
+    gpu.write("b.json", "stays", mtime_ns=10**18)
+    gpu.outwait()
+
+    def late(*args: Any) -> Any:
+        target.write_bytes(content)
+        return upload(*args)
+
+    monkeypatch.setattr(push, "upload", late)
+    assert gpu.push().new == 2
+    row = noted(gpu, b"a.json")
+    stat = to_stat(os.stat(target))
+    assert (row.stat, row.clean) == (stat, 0), "it changed after this run's clock: not to be trusted"
+    assert row.local == row.base == row.remote == file_state(hash_bytes(content), stat)
+    row = noted(gpu, b"b.json")
+    assert (row.stat, row.clean) == (to_stat(os.stat(gpu.root / "b.json")), 1)
+    assert row.local == row.base == row.remote
