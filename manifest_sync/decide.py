@@ -22,6 +22,7 @@ from manifest_sync.plan import (
     conflict_path,
     guard_deletions,
     iter_actions,
+    judge,
     summarize,
 )
 from manifest_sync.report import RunReport
@@ -68,9 +69,8 @@ class Decision:
         if not any(self.summary.verbs.get(verb) for verb in verbs):
             return
         for row in observe.iter_rows(self.ws, self.options.scope, self.observed):
-            for action in iter_actions([row], self.options.policy, self.summary.clashing):
-                if action.verb in verbs:
-                    yield row
+            if judge(row, self.options.policy, self.summary.clashing)[0] in verbs:
+                yield row
 
     def entries(self, head: Head, *verbs: Verb) -> Iterator[tuple[Row, Entry]]:
         """The rows whose action is one of ``verbs``, with their entries in the head; only pages that hold one

@@ -73,6 +73,7 @@ _TABLES = {"push": _PUSH, "pull": _PULL}
 MODES = ("new", "copy", "full")
 RESOLUTIONS = ("local", "remote", "both")
 _DELETIONS = (Verb.DELETE_REMOTE, Verb.DELETE_LOCAL)
+_MOVES = (Verb.UPLOAD, Verb.DOWNLOAD, Verb.KEEP_BOTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +170,16 @@ class Summary:
     conflicts: list[Path] = field(default_factory=list)
     clashing: frozenset[Path] = frozenset()
 
-    def count(self, action: Action) -> None:
-        """Add one action."""
-        self.verbs[action.verb] = self.verbs.get(action.verb, 0) + 1
-        self.cases[action.case] = self.cases.get(action.case, 0) + 1
-        if action.verb in (Verb.UPLOAD, Verb.DOWNLOAD, Verb.KEEP_BOTH):
-            self.moves[action.case] = self.moves.get(action.case, 0) + 1
-        if action.verb is Verb.CONFLICT:
-            self.conflicts.append(action.path)
-        elif action.verb is Verb.LEAVE:
-            self.left[action.case.value] = self.left.get(action.case.value, 0) + 1
+    def count(self, verb: Verb, case: Case, path: Path) -> None:
+        """Add one path and what is done with it."""
+        self.verbs[verb] = self.verbs.get(verb, 0) + 1
+        self.cases[case] = self.cases.get(case, 0) + 1
+        if verb in _MOVES:
+            self.moves[case] = self.moves.get(case, 0) + 1
+        elif verb is Verb.CONFLICT:
+            self.conflicts.append(path)
+        elif verb is Verb.LEAVE:
+            self.left[case.value] = self.left.get(case.value, 0) + 1
 
     @property
     def deletions(self) -> int:
@@ -191,16 +192,20 @@ class Summary:
         return any(self.verbs.get(v, 0) for v in Verb if v not in (Verb.LEAVE, Verb.NOTHING, Verb.CONFLICT))
 
 
+def judge(row: Triple, policy: Policy, clashing: frozenset[Path] = frozenset()) -> tuple[Verb, Case]:
+    """What is done with a path, and the case that it follows from; a clash (case 13) is a conflict."""
+    if row.path in clashing:
+        return Verb.CONFLICT, Case.FILE_FOLDER
+    case = classify(row.local, row.base, row.remote)
+    return policy.decide(case, row), case
+
+
 def iter_actions(
     rows: Iterable[Triple], policy: Policy, clashing: frozenset[Path] = frozenset()
 ) -> Iterator[Action]:
-    """The actions for ``rows``, in their order; a clashing path (case 13) is a conflict."""
+    """The actions for ``rows``, in their order; see `judge`."""
     for row in rows:
-        if row.path in clashing:
-            yield Action(Verb.CONFLICT, Case.FILE_FOLDER, row.path)
-            continue
-        case = classify(row.local, row.base, row.remote)
-        verb = policy.decide(case, row)
+        verb, case = judge(row, policy, clashing)
         if verb is not Verb.NOTHING:
             yield Action(verb, case, row.path)
 
@@ -226,10 +231,9 @@ def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy, outside: Ite
 
     def present() -> Iterator[Path]:
         for row in rows():
-            case = classify(row.local, row.base, row.remote)
-            verb = policy.decide(case, row)
+            verb, case = judge(row, policy)
             if verb is not Verb.NOTHING:
-                summary.count(Action(verb, case, row.path))
+                summary.count(verb, case, row.path)
             if present_after(row, verb, policy.command):
                 yield row.path
 
@@ -238,7 +242,7 @@ def summarize(rows: Callable[[], Iterable[Triple]], policy: Policy, outside: Ite
         return summary
     summary = Summary(clashing=clashing)
     for action in iter_actions(rows(), policy, clashing):
-        summary.count(action)
+        summary.count(action.verb, action.case, action.path)
     return summary
 
 

@@ -16,6 +16,7 @@ from manifest_sync.model import (
     Stat,
     State,
     file_state,
+    is_below,
     make_state,
 )
 from manifest_sync.scope import Scope
@@ -55,7 +56,7 @@ class Observed:
         return (
             path in self.skipped
             or path in self.restless
-            or any(not folder or path == folder or path.startswith(folder + b"/") for folder in self.unseen)
+            or (bool(self.unseen) and any(is_below(path, folder) for folder in self.unseen))
             or (bool(self.lost) and self.lost.hides(path))
         )
 
