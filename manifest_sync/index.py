@@ -258,26 +258,26 @@ class Index(PageTables, AdoptedTable):
                 )
         return settled
 
-    def drift(self, ranges: Ranges, after: bytes = b"", limit: int = 2000, among: Among = "all") -> list[Row]:
-        """Rows that are not in sync, in path order: at most ``limit`` of those above ``after``.
+    def drift(self, ranges: Ranges, start: bytes = b"", limit: int = 2000, among: Among = "all") -> list[Row]:
+        """Rows that are not in sync, in path order: at most ``limit`` of those from ``start`` on.
 
         Something special (a fifo, a skipped symlink) counts only where a file was or is expected.
         """
         found: list[Row] = []
         sql = f"SELECT {_COLUMNS} FROM {_DRIFT} AND {_COUNTS}{_AMONG[among]} ORDER BY path LIMIT ?"  # noqa: S608
         for low, high in ranges:
-            start = max(low, after + b"\0") if after else low
-            if start < high and len(found) < limit:
-                found += map(self._row, self._rows(sql, (start, high, limit - len(found))))
+            bounds = max(low, start), high
+            if bounds[0] < high and len(found) < limit:
+                found += map(self._row, self._rows(sql, (*bounds, limit - len(found))))
         return found
 
     def iter_drift(self, ranges: Ranges, among: Among = "all") -> Iterator[Row]:
         """All rows that are not in sync, in path order, in batches: rows already seen may be changed."""
         wanted = list(ranges)
-        after = b""
-        while rows := self.drift(wanted, after, among=among):
+        start = b""
+        while rows := self.drift(wanted, start, among=among):
             yield from rows
-            after = rows[-1].path
+            start = self._beyond(rows[-1].path, start)
 
     def count_in_sync(self, ranges: Ranges) -> int:
         """Number of paths that are the same here, in the base and in the bucket."""
@@ -298,10 +298,8 @@ class Index(PageTables, AdoptedTable):
         """All rows, in path order, in batches: rows already seen may be changed."""
         sql = f"SELECT {_COLUMNS} FROM paths WHERE path >= ? AND path < ? AND {_COUNTS} ORDER BY path LIMIT ?"  # noqa: S608
         for low, high in ranges:
-            start = low
-            while rows := self._rows(sql, (start, high, _BATCH)):
+            for rows in self._batches(sql, low, high, size=_BATCH):
                 yield from map(self._row, rows)
-                start = rows[-1][0] + b"\0"
 
     def iter_remote(self, ranges: Ranges) -> Iterator[Path]:
         """The paths that the bucket holds, in path order."""
@@ -309,10 +307,8 @@ class Index(PageTables, AdoptedTable):
             "SELECT path FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL ORDER BY path LIMIT ?"
         )
         for low, high in ranges:
-            start = low
-            while rows := self._rows(sql, (start, high, _BATCH)):
+            for rows in self._batches(sql, low, high, size=_BATCH):
                 yield from (path for (path,) in rows)
-                start = rows[-1][0] + b"\0"
 
     def drop(self, paths: Iterable[Path]) -> None:
         """Mark paths: that they are not here any more is meant, and no deletion."""

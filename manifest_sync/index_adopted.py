@@ -61,7 +61,7 @@ class AdoptedTable(IndexConnection):
         low = b""
         while rows := self._rows(f"SELECT {_COLUMNS} {_LISTED} ORDER BY path LIMIT 1000", (listing, low)):
             yield from (Outsider(*row) for row in rows)
-            low = rows[-1][0] + b"\0"
+            low = self._beyond(rows[-1][0], low)
 
     def listed_at(self, listing: int, path: Path) -> Outsider | None:
         """What a listing showed for a path."""

@@ -369,11 +369,21 @@ class IndexConnection:
 
         ``sql`` takes the lowest path and the size of the batch, and gives rows of ``kinds``, path first.
         """
-        low = b""
-        while rows := self._rows(sql, (low, size)):
+        for rows in self._batches(sql, b"", size=size):
             for row in rows:
                 yield self._typed(row, *kinds)
-            low = rows[-1][0] + b"\0"
+
+    def _batches(self, sql: str, low: bytes, *bounds: bytes, size: int) -> Iterator[list[Any]]:
+        """Rows in path order by batches; ``sql`` takes the lowest path, the bounds, and a batch's size."""
+        while rows := self._rows(sql, (low, *bounds, size)):
+            yield rows
+            low = self._beyond(rows[-1][0], low)
+
+    def _beyond(self, last: bytes, low: bytes) -> bytes:
+        """Where the batch after ``last`` begins; a damaged file may give rows below ``low`` for ever."""
+        if not isinstance(last, bytes) or last < low:
+            raise self.damage(f"its rows are out of order at {last!r:.200}")
+        return last + b"\0"
 
 
 def _unlink(path: str) -> None:
