@@ -23,7 +23,7 @@ from manifest_sync.difference import (
 )
 from manifest_sync.errors import Damaged
 from manifest_sync.history import History
-from manifest_sync.index import NOWHERE, Row
+from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, Stat, State, file_state

@@ -12,7 +12,7 @@ from manifest_sync import observe, statcache
 from manifest_sync.config import Config
 from manifest_sync.diff import Case, classify
 from manifest_sync.errors import Damaged
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.model import Entry, Path, State, display
 from manifest_sync.plan import (
     Action,

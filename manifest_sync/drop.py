@@ -11,7 +11,7 @@ from manifest_sync import manifest as fmt
 from manifest_sync import observe, statcache
 from manifest_sync.diff import Case, classify
 from manifest_sync.errors import UsageError
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.landing import Landing, settle
 from manifest_sync.model import Entry, Path, display
 from manifest_sync.outside import Outside

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from manifest_sync import observe
 from manifest_sync.fetch import Hurt, damaged_files
-from manifest_sync.index import NOWHERE, Row
+from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, EntryType, Path, State, file_state, is_below

@@ -19,7 +19,7 @@ from datetime import datetime
 from manifest_sync.difference import compare_entries, different_pages
 from manifest_sync.errors import Contended, Damaged, StoreUnavailable, UsageError
 from manifest_sync.fetch import MissingContent, fetch_in_order
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, EntryType, Path, display
 from manifest_sync.observe import touches

@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 from manifest_sync import statcache
 from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
 from manifest_sync.fetch import Hurt, MissingContent, fetch
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
 from manifest_sync.observe import JOURNAL
 from manifest_sync.runrecord import Step

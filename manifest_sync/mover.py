@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Set as AbstractSet
 
 from manifest_sync import manifest as fmt
-from manifest_sync import records
+from manifest_sync.index import records
 from manifest_sync.model import ChunkRef, Hash, PackRef
 from manifest_sync.packer import Packer, Slot
 from manifest_sync.repository import Head

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterator
 
 from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, WrongRepository
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import SPECIAL, UNREAD, Path, display
 from manifest_sync.pages import PageRef

@@ -23,7 +23,7 @@ from manifest_sync.selection import Selection, write_selection
 from manifest_sync.workspace import Workspace
 
 if TYPE_CHECKING:
-    from manifest_sync.adopt_report import AdoptReport
+    from manifest_sync.adopt.report import AdoptReport
     from manifest_sync.manifest import Manifest
     from manifest_sync.model import Path
     from manifest_sync.tracking import TrackReport
@@ -195,8 +195,8 @@ class Project(ProjectStart):
         Raises:
             UsageError: ``url`` cannot be read by everybody who reads the bucket, or overlaps with the tree.
         """
-        from manifest_sync.adopt import AdoptOptions, adopt
-        from manifest_sync.adopt_source import check_apart, find_source
+        from manifest_sync.adopt.adopt import AdoptOptions, adopt
+        from manifest_sync.adopt.source import check_apart, find_source
 
         folder = base or self.config.project_dir
         source = find_source(url, self.location(), self.environment(), folder, self.config.region)

@@ -15,13 +15,13 @@ from manifest_sync.errors import UsageError
 from manifest_sync.project_history import ProjectHistory
 
 if TYPE_CHECKING:
-    from manifest_sync.damage import VerifyReport
-    from manifest_sync.findings import Finding
-    from manifest_sync.gc import GcReport
+    from manifest_sync.doctor.findings import Finding
+    from manifest_sync.gc.gc import GcReport
     from manifest_sync.pins import PinReport
-    from manifest_sync.recover import HeadRestore
-    from manifest_sync.repair import RepairReport
+    from manifest_sync.recover.recover import HeadRestore
+    from manifest_sync.repair.repair import RepairReport
     from manifest_sync.stores.base import Store
+    from manifest_sync.verify.damage import VerifyReport
 
 
 class ProjectCare(ProjectHistory):
@@ -37,14 +37,14 @@ class ProjectCare(ProjectHistory):
             env: the environment to take credentials from (default: the process's).
             store: use this store instead of the configured bucket.
         """
-        from manifest_sync.doctor import diagnose
+        from manifest_sync.doctor.doctor import diagnose
 
         env = os.environ if env is None else env
         return diagnose(start or os.getcwd(), env=env, clock=time.time, store=store)
 
     def restore_head(self, snapshot: str = "", *, accept_missing: bool = False) -> HeadRestore:
         """Write a lost or damaged head anew from the snapshots; see `recover.restore_head`."""
-        from manifest_sync.recover import restore_head
+        from manifest_sync.recover.recover import restore_head
 
         with self.workspace(()) as ws:
             return restore_head(ws, snapshot, accept_missing=accept_missing)
@@ -66,8 +66,8 @@ class ProjectCare(ProjectHistory):
             min_age: what was written less long ago stays; None for a day.
             repack: write packs anew that are mostly dead.
         """
-        from manifest_sync.gc import DEFAULT_MIN_AGE, GcOptions, gc
-        from manifest_sync.retention import parse_retention
+        from manifest_sync.gc.gc import DEFAULT_MIN_AGE, GcOptions, gc
+        from manifest_sync.gc.retention import parse_retention
 
         options = GcOptions(
             parse_retention(keep_last, keep_within),
@@ -102,7 +102,7 @@ class ProjectCare(ProjectHistory):
         Raises:
             UsageError: both.
         """
-        from manifest_sync.verify import verify, verify_local
+        from manifest_sync.verify.verify import verify, verify_local
 
         if read_data and local:
             raise UsageError("--local looks at no bucket, so there is no data to read", "use one of them")
@@ -125,7 +125,7 @@ class ProjectCare(ProjectHistory):
             drop_lost: let go of lists of files that are lost and not kept here; what is here of them and was
                 known to be in the bucket is sent again.
         """
-        from manifest_sync.repair import RepairOptions, repair
+        from manifest_sync.repair.repair import RepairOptions, repair
 
         options = RepairOptions(read_data, dry_run, message, drop_lost)
         with self.workspace(()) as ws:

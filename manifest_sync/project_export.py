@@ -15,7 +15,7 @@ from manifest_sync.project_care import ProjectCare
 from manifest_sync.scope import Scope
 
 if TYPE_CHECKING:
-    from manifest_sync.destination import Destination
+    from manifest_sync.export.destination import Destination
     from manifest_sync.report import RunReport
 
 
@@ -50,9 +50,9 @@ class ProjectExport(ProjectCare):
         Raises:
             UsageError: the destination overlaps with the tree, the local state, the bucket or a repository.
         """
-        from manifest_sync.export import ExportOptions, export
-        from manifest_sync.export_adopted import AdoptedObjects
-        from manifest_sync.exportstate import state_path
+        from manifest_sync.export.adopted import AdoptedObjects
+        from manifest_sync.export.export import ExportOptions, export
+        from manifest_sync.export.state import state_path
         from manifest_sync.snapshots import Snapshots
 
         scope = Scope(self.scope([*only, *files_from]).only, tuple(exclude))
@@ -69,7 +69,7 @@ class ProjectExport(ProjectCare):
         return report
 
     def _export_location(self, destination: str, endpoint_url: str) -> Location:
-        from manifest_sync.destination import check_apart
+        from manifest_sync.export.destination import check_apart
 
         config = self.config
         is_s3 = destination.startswith("s3://")
@@ -88,9 +88,9 @@ class ProjectExport(ProjectCare):
         self, location: Location, *, dry_run: bool
     ) -> Iterator[tuple[Destination, Counter[str]]]:
         """The destination, opened, and its count of requests."""
-        from manifest_sync.destination import OWN_FOLDER
-        from manifest_sync.export_folder import FolderDestination
-        from manifest_sync.export_store import StoreDestination
+        from manifest_sync.export.destination import OWN_FOLDER
+        from manifest_sync.export.folder import FolderDestination
+        from manifest_sync.export.store import StoreDestination
         from manifest_sync.locking import LocalLock
         from manifest_sync.worktree import Worktree
 

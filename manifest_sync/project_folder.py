@@ -26,8 +26,8 @@ from manifest_sync.config import (
 )
 from manifest_sync.errors import Contended
 from manifest_sync.gitinfo import tracked_files
-from manifest_sync.index import Index
-from manifest_sync.index_mark import IndexMark
+from manifest_sync.index.index import Index
+from manifest_sync.index.mark import IndexMark
 from manifest_sync.locking import LocalLock
 from manifest_sync.model import DEFAULT_JOBS, STATE_FOLDER, Path
 from manifest_sync.ownership import Ownership

@@ -12,7 +12,7 @@ from manifest_sync import observe
 from manifest_sync.compare import Comparison, between, with_tree
 from manifest_sync.config import CONFIG_NAME
 from manifest_sync.history import History, LogRecord, PagesSeen
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.manifest import parse_manifest
 from manifest_sync.model import STATE_FOLDER, Entry, Path
 from manifest_sync.project_folder import INDEX_NAME, ProjectFolder

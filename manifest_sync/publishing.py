@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
-from manifest_sync import observe, records
+from manifest_sync import observe
+from manifest_sync.index import records
 from manifest_sync.manifest import Manifest
 from manifest_sync.merge import Change
 from manifest_sync.model import Entry, Hash, Path, display

@@ -12,7 +12,7 @@ from manifest_sync import observe, statcache
 from manifest_sync.decide import Decision, RunOptions, decide
 from manifest_sync.errors import Damaged
 from manifest_sync.fetch import Hurt, damaged_files
-from manifest_sync.index import NOWHERE, Row
+from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.model import Path, State
 from manifest_sync.plan import Verb

@@ -5,8 +5,9 @@ load head → scan → diff → plan (a dry run stops here) → upload → publi
 
 from __future__ import annotations
 
-from manifest_sync import observe, records, statcache
+from manifest_sync import observe, statcache
 from manifest_sync.decide import Decision, RunOptions, decide, discount
+from manifest_sync.index import records
 from manifest_sync.landing import settle
 from manifest_sync.model import Entry, display
 from manifest_sync.plan import Verb

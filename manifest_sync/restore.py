@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from manifest_sync import observe, statcache
 from manifest_sync.errors import UsageError
 from manifest_sync.fetch import damaged_files
-from manifest_sync.index import NOWHERE, Row
+from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, display, file_state

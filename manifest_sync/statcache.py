@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import (
     MAX_PATH,

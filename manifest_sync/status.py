@@ -5,7 +5,7 @@ from __future__ import annotations
 from manifest_sync import observe, statcache
 from manifest_sync.diff import CONFLICTS, Case, clashes, classify
 from manifest_sync.errors import NoRepository
-from manifest_sync.index import NOWHERE, Row
+from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import settle
 from manifest_sync.lostpages import LostPages
 from manifest_sync.model import Path

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from manifest_sync import observe, statcache
 from manifest_sync.fetch import damaged_files
-from manifest_sync.index import Row
+from manifest_sync.index.index import Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.model import UNREAD, Path, State
 from manifest_sync.report import RunReport

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from manifest_sync import manifest as fmt
-from manifest_sync import records
 from manifest_sync.canonical import hash_bytes, new_hasher
 from manifest_sync.chunker import DEFAULT, cut
 from manifest_sync.externals import packs_of
-from manifest_sync.index import Row
+from manifest_sync.index import records
+from manifest_sync.index.index import Row
 from manifest_sync.keys import pack_name
 from manifest_sync.model import (
     SPECIAL,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from manifest_sync import manifest as fmt
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.model import Writer
 from manifest_sync.ownership import Ownership
 from manifest_sync.report import Progress

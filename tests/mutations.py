@@ -19,10 +19,6 @@ from manifest_sync import (
     decide,
     diff,
     fetch,
-    gc,
-    index,
-    index_connection,
-    index_mark,
     observe,
     pack,
     page_reader,
@@ -34,6 +30,10 @@ from manifest_sync import (
     upload,
 )
 from manifest_sync.canonical import decompress
+from manifest_sync.gc import gc
+from manifest_sync.index import connection as index_connection
+from manifest_sync.index import index
+from manifest_sync.index import mark as index_mark
 from manifest_sync.model import Path, Stat, State
 from manifest_sync.pages import MAX_PAGE_RAW, parse_page
 from manifest_sync.repository import Head, Raced

@@ -20,12 +20,12 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from click.testing import CliRunner
 
-from manifest_sync.adopt_report import AdoptReport
+from manifest_sync.adopt.report import AdoptReport
 from manifest_sync.chunker import cut
 from manifest_sync.cli.main import main
-from manifest_sync.destination import may_be_same_store
 from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.etags import MIB, PartsMd5, part_sizes
+from manifest_sync.export.destination import may_be_same_store
 from manifest_sync.externals import object_url, split_url
 from manifest_sync.location import Location
 from manifest_sync.model import Entry

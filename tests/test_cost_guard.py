@@ -23,7 +23,7 @@ from types import FrameType
 import pytest
 
 from examples.make_tree import make_tree
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.model import Path as TreePath
 from manifest_sync.model import Stat, State
 from manifest_sync.report import RunReport, StatusReport

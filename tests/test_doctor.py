@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from manifest_sync import doctor_local
 from manifest_sync.canonical import compress
-from manifest_sync.doctor import diagnose
+from manifest_sync.doctor import local as doctor_local
+from manifest_sync.doctor.doctor import diagnose
+from manifest_sync.doctor.findings import Finding, Level
 from manifest_sync.errors import AccessDenied, StoreUnavailable
-from manifest_sync.findings import Finding, Level
 from manifest_sync.locking import LocalLock
 from manifest_sync.manifest import encode_manifest, parse_manifest
 from manifest_sync.probe import condition_fault

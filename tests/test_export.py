@@ -13,7 +13,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from manifest_sync.errors import ManifestSyncError, SafetyLimit, UsageError
-from manifest_sync.export_folder import FolderDestination
+from manifest_sync.export.folder import FolderDestination
 from manifest_sync.report import RunReport
 from manifest_sync.stores import s3_plain
 from tests.machines import Machine

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from manifest_sync.doctor.findings import Level
 from manifest_sync.errors import ManifestSyncError
-from manifest_sync.findings import Level
 from manifest_sync.initialize import InitReport
 from manifest_sync.project import Project
 from manifest_sync.stores.s3 import S3Store

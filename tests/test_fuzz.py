@@ -25,10 +25,11 @@ import pytest
 from blake3 import blake3
 from msgspec import structs
 
-from manifest_sync import canonical, keys, manifest, records, runrecord
+from manifest_sync import canonical, keys, manifest, runrecord
 from manifest_sync.canonical import compress, compress_document, decompress, hash_bytes
 from manifest_sync.config import parse_config, parse_size
 from manifest_sync.errors import Damaged, FormatError, UnknownFeature, UsageError
+from manifest_sync.index import records
 from manifest_sync.location import Environment, parse_dotenv, parse_location
 from manifest_sync.model import ChunkRef, Entry, EntryType, FrameRef, PackRef, Path, State
 from manifest_sync.pack import PackBuilder, decode_frame, encode_frame, parse_trailer

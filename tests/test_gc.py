@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from manifest_sync.errors import Contended, Damaged, StoreUnavailable, UsageError
-from manifest_sync.gc import GcReport
+from manifest_sync.gc.gc import GcReport
 from manifest_sync.stores import open_store
 from tests.bucket_check import examine, folder, garbage, head_files, keys
 from tests.faulty_store import Crash, FaultyStore
@@ -261,8 +261,8 @@ def test_a_short_listing_stops_it(gpu: Machine, bucket: Path) -> None:
 
 
 def test_a_list_that_is_too_long_is_worked_off_in_several_runs(gpu: Machine, bucket: Path) -> None:
-    from manifest_sync.gc import GcOptions, gc  # noqa: PLC0415
-    from manifest_sync.retention import Retention  # noqa: PLC0415
+    from manifest_sync.gc.gc import GcOptions, gc  # noqa: PLC0415
+    from manifest_sync.gc.retention import Retention  # noqa: PLC0415
 
     push_five_times(gpu)
     runs = 0

@@ -17,25 +17,25 @@ from typing import Any
 
 import pytest
 
-from manifest_sync import gc as gc_module
 from manifest_sync import manifest as fmt
 from manifest_sync import push as push_module
 from manifest_sync import upload
 from manifest_sync.canonical import decompress, hash_bytes
 from manifest_sync.decide import run_options
 from manifest_sync.errors import ManifestSyncError
-from manifest_sync.gc import GcOptions, gc
-from manifest_sync.index import Index
+from manifest_sync.gc import gc as gc_module
+from manifest_sync.gc.gc import GcOptions, gc
+from manifest_sync.gc.retention import Retention
+from manifest_sync.gc.trace import Reachable
+from manifest_sync.index.index import Index
 from manifest_sync.keys import encode_gc_list
 from manifest_sync.model import ChunkRef, Hash
 from manifest_sync.pages import parse_page
 from manifest_sync.push import push
 from manifest_sync.races import until_published
 from manifest_sync.repository import Head, Raced, Repository
-from manifest_sync.retention import Retention
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import NotFound
-from manifest_sync.trace import Reachable
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Worktree
 from tests.bucket_check import examine
@@ -198,7 +198,7 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
 
 @pytest.fixture(autouse=True)
 def in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("page_reader", "repository", "packer", "trace", "gc", "fetch"):
+    for module in ("page_reader", "repository", "packer", "gc.trace", "gc.gc", "fetch"):
         monkeypatch.setattr(f"manifest_sync.{module}.ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr("manifest_sync.repository.time.sleep", lambda _: None)
     # A pure function that is asked the same over and over.

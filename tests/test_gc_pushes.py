@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from manifest_sync.errors import StoreUnavailable
-from manifest_sync.gc import GcReport
+from manifest_sync.gc.gc import GcReport
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Object
 from tests.bucket_check import examine, folder, garbage, keys, parse_json

@@ -17,7 +17,7 @@ import pytest
 from manifest_sync.cli.history_output import LogLines
 from manifest_sync.errors import Contended, Damaged, ManifestSyncError, StoreUnavailable, UsageError
 from manifest_sync.history import History, LogRecord, PagesSeen
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.keys import pack_key
 from manifest_sync.manifest import HISTORY_BLOCK
 from manifest_sync.model import Path

@@ -18,9 +18,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from manifest_sync import index_connection
 from manifest_sync.errors import Contended, Damaged, IndexDamaged, ManifestSyncError
-from manifest_sync.index import Index, Row
+from manifest_sync.index import connection as index_connection
+from manifest_sync.index.index import Index, Row
 from manifest_sync.locking import LocalLock
 from manifest_sync.model import SPECIAL, UNREAD, Hash, Path, Stat, State
 
@@ -423,7 +423,7 @@ def test_the_schema_states_the_version_of_the_program(index: Index) -> None:
 def test_opening_an_existing_index_does_not_import_sqlite_utils(tmp_path: FilePath) -> None:
     path = str(tmp_path / "index.sqlite")
     Index.open(path).close()
-    code = "import sys; from manifest_sync.index import Index; Index.open(sys.argv[1]).close()"
+    code = "import sys; from manifest_sync.index.index import Index; Index.open(sys.argv[1]).close()"
     code += "; sys.exit('sqlite_utils' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, path], check=False, cwd=os.getcwd()).returncode == 0
 
@@ -456,7 +456,7 @@ def test_a_killed_run_leaves_the_last_commit(tmp_path: FilePath) -> None:
     path = str(tmp_path / "index.sqlite")
     code = """if True:
         import os, sys
-        from manifest_sync.index import Index
+        from manifest_sync.index.index import Index
         index = Index.open(sys.argv[1])
         index.set_meta("key", "old")
         with index.transaction():

@@ -19,7 +19,7 @@ import pytest
 from blake3 import blake3
 
 from manifest_sync.errors import Damaged, IndexDamaged, ManifestSyncError
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.project import Project
 from tests.closure import folder_fetch, read_bucket
 from tests.conftest import Soak

@@ -10,8 +10,8 @@ from pathlib import Path as FsPath
 import pytest
 
 from manifest_sync.errors import Damaged, ManifestSyncError
-from manifest_sync.index import Index
-from manifest_sync.index_mark import IndexMark
+from manifest_sync.index.index import Index
+from manifest_sync.index.mark import IndexMark
 from tests.machines import Machine
 
 REFUSED = "not the one that was used here last"

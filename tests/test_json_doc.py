@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from manifest_sync.cli.main import main
-from manifest_sync.damage import Kind
+from manifest_sync.verify.damage import Kind
 from tests.json_doc import DOCUMENT, Schema
 
 WITHOUT_JSON = {"cat"}

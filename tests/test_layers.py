@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,39 +12,41 @@ PACKAGE = Path(__file__).parent.parent / "manifest_sync"
 MAX_LINES = 400
 
 LAYERS = [  # lowest first; a module may import from its own layer and those before it
-    {"errors", "model", "pathrules", "report", "times", "findings", "bounded", "damage"},
-    {"adopt_report"},
-    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "records", "runrecord"},
-    {"pageuse", "packcheck", "wholefiles", "lostpages"},
-    {"location", "config", "diff", "difference", "plan", "merge", "succession", "patterns", "retention"},
-    {"etags", "externals", "adopt_source"},
+    {"errors", "model", "pathrules", "report", "times", "doctor.findings", "bounded", "verify.damage"},
+    {"adopt.report"},
+    {"canonical", "pack", "chunker", "pagecut", "pages", "keys", "manifest", "index.records", "runrecord"},
+    {"pageuse", "verify.packcheck", "verify.wholefiles", "lostpages"},
+    {"location", "config", "diff", "difference", "plan", "merge", "succession", "patterns", "gc.retention"},
+    {"etags", "externals", "adopt.source"},
     {"scope", "ownership", "configlines", "settle", "backlog"},
-    {"ownfiles", "index_mark", "index_errors"},
-    {"index_connection", "index_pages", "index_adopted"},
-    {"stores", "index", "worktree", "gitinfo", "locking"},
+    {"ownfiles", "index.mark", "index.errors"},
+    {"index.connection", "index.pages", "index.adopted"},
+    {"stores", "index.index", "worktree", "gitinfo", "locking"},
     {"envfile"},
-    {"selection", "exportstate", "destination"},
+    {"selection", "export.state", "export.destination"},
     {"page_reader"},
-    {"outside", "adopt_judge"},
+    {"outside", "adopt.judge"},
     {"repository", "packer"},
-    {"snapshots", "lineage", "whole"},
-    {"trace", "survey"},
+    {"snapshots", "recover.lineage", "recover.whole"},
+    {"gc.trace", "verify.survey"},
     {"workspace"},
     {"statcache"},
-    {"observe", "fetch", "probe", "rights", "localchunks", "packbuild", "verify_pages", "verify_packs"},
-    {"verify_external", "adopt_read", "adopt_past"},
+    {"observe", "fetch", "probe", "rights"},
+    {"repair.localchunks", "repair.packbuild", "verify.pages", "verify.packs"},
+    {"verify.external", "adopt.read", "adopt.past"},
     {"decide", "upload", "mover", "landing", "races", "publishing"},
-    {"trash", "undo", "drop", "tracking", "restore", "extract", "repack"},
-    {"owners", "proposal", "export", "export_adopted", "export_folder", "export_store"},
-    {"push", "pull", "status", "rebuild", "gc", "pins", "verify", "history", "compare", "recover"},
-    {"relocate", "remake", "droplost", "repair", "watch"},
-    {"adopt"},
+    {"trash", "undo", "drop", "tracking", "restore", "extract", "gc.repack"},
+    {"owners", "proposal", "export.export", "export.adopted", "export.folder", "export.store"},
+    {"push", "pull", "status", "rebuild", "pins", "history", "compare"},
+    {"gc.gc", "verify.verify", "recover.recover"},
+    {"repair.relocate", "repair.remake", "repair.droplost", "repair.repair", "watch"},
+    {"adopt.adopt"},
     {"project_folder"},
     {"project_history"},
     {"initialize"},
-    {"doctor_local"},
-    {"doctor_store"},
-    {"doctor"},
+    {"doctor.local"},
+    {"doctor.store"},
+    {"doctor.doctor"},
     {"project_care"},
     {"project_export"},
     {"project_start"},
@@ -52,8 +55,8 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FORBIDDEN = {  # third-party or standard modules, and the only places that may import them
-    "sqlite3": {"index_errors", "index_connection", "index_pages", "index"},
-    "sqlite_utils": {"index_connection", "index_pages", "index"},
+    "sqlite3": {"index.errors", "index.connection", "index.pages", "index.index"},
+    "sqlite_utils": {"index.connection", "index.pages", "index.index"},
     "boto3": {"stores"},
     "botocore": {"stores"},
     "click": {"cli", "__main__"},
@@ -61,10 +64,10 @@ FORBIDDEN = {  # third-party or standard modules, and the only places that may i
     "watchfiles": {"worktree"},
 }
 PURE = {"model", "errors", "diff", "plan", "merge", "scope", "ownership", "canonical", "pack", "chunker"} | {
-    "pagecut", "pages", "keys", "manifest", "records", "pathrules", "times", "runrecord",
-    "pageuse", "retention", "damage", "packcheck", "wholefiles", "difference", "configlines", "settle",
-    "backlog", "succession",
-    "etags", "externals", "adopt_judge", "adopt_report",
+    "pagecut", "pages", "keys", "manifest", "index.records", "pathrules", "times", "runrecord",
+    "pageuse", "gc.retention", "verify.damage", "verify.packcheck", "verify.wholefiles", "difference",
+    "configlines", "settle", "backlog", "succession",
+    "etags", "externals", "adopt.judge", "adopt.report",
 }  # fmt: skip
 IMPURE_IMPORTS = {
     "subprocess",
@@ -80,12 +83,19 @@ IMPURE_IMPORTS = {
 
 
 def modules() -> list[Path]:
-    return sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+    found = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+    return [p for p in found if p.stem != "__init__" or imports(p)]
 
 
 def unit(path: Path) -> str:
-    """The module's name in ``LAYERS``: a sub-package counts as one."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The module's name in ``LAYERS``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return named(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def named(parts: Sequence[str]) -> str:
+    """The name in ``LAYERS`` of what is called so below the package, the longest that there is."""
+    return next((name for end in (2, 1) if (name := ".".join(parts[:end])) in RANK), parts[0])
 
 
 def imports(path: Path) -> set[str]:
@@ -104,8 +114,8 @@ def test_imports_point_downward(path: Path) -> None:
     assert name in RANK, f"{name} has no layer: add it to the table"
     for imported in imports(path):
         parts = imported.split(".")
-        if parts[0] == "manifest_sync" and len(parts) > 1 and parts[1] in RANK:
-            assert RANK[parts[1]] <= RANK[name], f"{name} imports {parts[1]}, which lies above it"
+        if parts[0] == "manifest_sync" and (other := named(parts[1:])) in RANK:
+            assert RANK[other] <= RANK[name], f"{name} imports {other}, which lies above it"
         allowed = FORBIDDEN.get(parts[0])
         assert allowed is None or name in allowed, f"{name} imports {parts[0]}"
         if name in PURE:

@@ -11,7 +11,7 @@ import pytest
 
 from manifest_sync.config import parse_config
 from manifest_sync.configlines import rule_lines
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.model import Path
 from tests.damage import boundary_names
 from tests.machines import Machine

@@ -19,7 +19,7 @@ import pytest
 from manifest_sync import observe
 from manifest_sync.decide import RunOptions, decide
 from manifest_sync.diff import CONFLICTS, NUMBERS, Case, classify
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.model import SPECIAL, Path, Stat, State, display
 from manifest_sync.pages import PageRef
 from manifest_sync.plan import MODES, Policy, Verb, iter_actions, present_after, summarize

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifest_sync import observe, records
+from manifest_sync import observe
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import Damaged
-from manifest_sync.index import Index
+from manifest_sync.index import records
+from manifest_sync.index.index import Index
 from manifest_sync.manifest import HEAD_KEY, Manifest, first_manifest, page_key
 from manifest_sync.model import ChunkRef, Entry, EntryType, FrameRef, Hash, PackRef, Path, Stat, State, Writer
 from manifest_sync.publishing import Publishing

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from manifest_sync.errors import NoRepository
-from manifest_sync.index import Index
+from manifest_sync.index.index import Index
 from manifest_sync.model import Path
 from tests.machines import Machine
 

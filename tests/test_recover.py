@@ -27,9 +27,9 @@ from manifest_sync.errors import (
     UsageError,
     WrongRepository,
 )
-from manifest_sync.lineage import Lineage
 from manifest_sync.manifest import Manifest
-from manifest_sync.recover import HeadRestore
+from manifest_sync.recover.lineage import Lineage
+from manifest_sync.recover.recover import HeadRestore
 from manifest_sync.repository import Commit, Head, Raced, Repository
 from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores import open_store
@@ -842,7 +842,7 @@ class History:
 
 @pytest.mark.soak
 def test_the_last_head_is_always_among_the_candidates(soak: Any) -> None:
-    from manifest_sync.lineage import load_lineage  # noqa: PLC0415
+    from manifest_sync.recover.lineage import load_lineage  # noqa: PLC0415
 
     certain = 0
     for turn in range(soak.count(300, 20_000)):

@@ -16,7 +16,7 @@ import pytest
 from manifest_sync import canonical
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import Damaged
-from manifest_sync.repair import RepairReport
+from manifest_sync.repair.repair import RepairReport
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.stores.memory import MemoryStore
 from manifest_sync.stores.s3 import S3Store

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from manifest_sync.retention import Member, Retention, parse_retention
+from manifest_sync.gc.retention import Member, Retention, parse_retention
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 

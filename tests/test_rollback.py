@@ -392,7 +392,7 @@ def test_an_interrupted_run_is_settled_first(
     gpu.write("exp/a", "new")
     gpu.push("copy")
     with monkeypatch.context() as patch:
-        patch.setattr("manifest_sync.index.Index.put_landed", interrupt)
+        patch.setattr("manifest_sync.index.index.Index.put_landed", interrupt)
         with pytest.raises(KeyboardInterrupt):
             laptop.pull("copy")
     assert laptop.read("exp/a") == "new"

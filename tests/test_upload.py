@@ -10,7 +10,7 @@ import pytest
 
 from manifest_sync import push
 from manifest_sync.canonical import hash_bytes
-from manifest_sync.index import Index, Row
+from manifest_sync.index.index import Index, Row
 from manifest_sync.model import Path, file_state
 from manifest_sync.upload import upload
 from manifest_sync.worktree.read import to_stat

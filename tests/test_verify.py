@@ -15,9 +15,7 @@ import pytest
 from msgspec import structs
 
 from manifest_sync import manifest as fmt
-from manifest_sync import verify_packs
 from manifest_sync.canonical import decompress
-from manifest_sync.damage import Damage, VerifyReport, make_ranges, show_ranges
 from manifest_sync.errors import ManifestSyncError, RolledBack, StoreUnavailable
 from manifest_sync.manifest import Pin
 from manifest_sync.model import Entry, FrameRef, PackRef
@@ -26,6 +24,8 @@ from manifest_sync.stores.base import Listed, NotFound, Object
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.stores.memory import MemoryStore
 from manifest_sync.stores.s3 import S3Store
+from manifest_sync.verify import packs as verify_packs
+from manifest_sync.verify.damage import Damage, VerifyReport, make_ranges, show_ranges
 from tests.conftest import Soak
 from tests.damage import HARMS, Bucket, clone
 from tests.faulty_store import FaultyStore

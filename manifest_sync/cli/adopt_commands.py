@@ -31,7 +31,7 @@ from manifest_sync.cli.output import (
 from manifest_sync.model import display
 
 if TYPE_CHECKING:
-    from manifest_sync.adopt_report import AdoptReport
+    from manifest_sync.adopt.report import AdoptReport
 
 
 @click.command()

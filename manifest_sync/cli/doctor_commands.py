@@ -15,13 +15,13 @@ from manifest_sync.cli.local_time import show_recorded
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import print_json, print_lines
 from manifest_sync.cli.terminal import columns_of, display_text, fold
+from manifest_sync.doctor.findings import Finding, Level
 from manifest_sync.errors import UsageError
-from manifest_sync.findings import Finding, Level
 from manifest_sync.model import display
 
 if TYPE_CHECKING:
     from manifest_sync.manifest import Manifest
-    from manifest_sync.recover import HeadRestore
+    from manifest_sync.recover.recover import HeadRestore
 
 
 @click.command()

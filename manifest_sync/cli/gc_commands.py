@@ -20,7 +20,7 @@ from manifest_sync.cli.output import MOST_PATHS, human_size, print_json, print_l
 from manifest_sync.times import parse_age
 
 if TYPE_CHECKING:
-    from manifest_sync.gc import GcReport
+    from manifest_sync.gc.gc import GcReport
     from manifest_sync.pins import PinReport
 
 

@@ -9,11 +9,11 @@ import click
 
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.output import human_size, print_json, print_lines
-from manifest_sync.damage import Damage, Kind, VerifyReport, show_ranges
 from manifest_sync.model import display
+from manifest_sync.verify.damage import Damage, Kind, VerifyReport, show_ranges
 
 if TYPE_CHECKING:
-    from manifest_sync.repair import RepairReport
+    from manifest_sync.repair.repair import RepairReport
 
 MOST_FILES = 10
 

@@ -1,0 +1,1 @@
+"""Writing files of a snapshot as plain files somewhere else."""

@@ -1,0 +1,1 @@
+"""Collecting what no retained snapshot reaches."""

@@ -1,0 +1,1 @@
+"""The local index: the only code that speaks SQL."""

@@ -1,0 +1,1 @@
+"""Finding the way back to a head from the snapshots alone."""

@@ -1,0 +1,1 @@
+"""Mending a damaged bucket from what this machine has."""

@@ -1,0 +1,1 @@
+"""Looking for damage in the bucket, and saying whom it hurts."""
