@@ -186,7 +186,7 @@ def decide(ws: Workspace, head: Head, options: RunOptions, observed: Observed, r
 
 
 def discount(report: RunReport, passed_over: Sequence[Row]) -> None:
-    """Take out of the report's counts what was planned and could not be sent."""
+    """Take out of the report's counts what was planned and could not be sent or brought."""
     new = sum(classify(row.local, row.base, row.remote) in _NEW for row in passed_over)
     report.new -= new
     report.changed -= len(passed_over) - new

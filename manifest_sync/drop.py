@@ -68,7 +68,7 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
                 batch = []
         _take_away(ws, landing, batch, dry_run=dry_run)
     _check_found(ws, paths, report)
-    report.deleted -= len(landing.changed) + len(landing.skipped)
+    report.deleted -= landing.kept
     report.conflicts = sorted(landing.changed)
     report.skipped = sorted({**observed.skipped, **landing.skipped}.items())
     report.run = landing.run

@@ -55,9 +55,10 @@ class Landing:
     skipped: dict[Path, str] = field(default_factory=dict)
     hurt: Hurt = field(default_factory=dict)
     """What the bucket does not hold although the entries say so: not brought."""
-    hurt_new: int = 0
-    hurt_changed: int = 0
-    """How many of them are not here, and are here with another content."""
+    left: list[Row] = field(default_factory=list)
+    """What was to be brought and was not, for any of these reasons."""
+    kept: int = 0
+    """How many files were to be taken away and were not."""
     _writer: RunWriter | None = None
     _wrote: bool = False
 
@@ -88,6 +89,7 @@ class Landing:
             ManifestSyncError: the disk failed; every path is whole, old or new.
         """
         for window in iter_windows(wanted):
+            known_changed = len(self.changed)
             check_space(self.ws.worktree, window)
             with self.ws.worktree.stage() as staging:
                 staged = stage_entries(
@@ -97,9 +99,9 @@ class Landing:
                 whole = [pair for pair in window if pair[1].path not in self.hurt]
                 if whole:
                     self._place(whole, staged, becomes_base=becomes_base)
-                lost = [row for row, entry in window if entry.path in self.hurt]
-                self.hurt_new += sum(row.local is None for row in lost)
-                self.hurt_changed += sum(row.local is not None for row in lost)
+                changed = set(self.changed[known_changed:])
+                left = (changed, self.skipped, self.hurt)
+                self.left += [row for row, entry in window if any(entry.path in paths for paths in left)]
 
     def _place(self, window: Sequence[Wanted], staged: dict[Path, Staged], *, becomes_base: bool) -> None:
         steps = [
@@ -151,7 +153,9 @@ class Landing:
                 self.ws.index.forget_local([steps[n].path for n, _ in done])
                 self.ws.index.set_base((steps[n].path, steps[n].base_after) for n, _ in done)
 
-            self.removed += self._take(steps, take, record, is_drop=is_drop)
+            taken = self._take(steps, take, record, is_drop=is_drop)
+            self.removed += taken
+            self.kept += len(batch) - taken
 
     def put_back(self, source: str, back: Sequence[tuple[int, Row, Step]]) -> None:
         """Put back what an earlier run took away.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from manifest_sync import observe, statcache
-from manifest_sync.decide import Decision, RunOptions, decide
+from manifest_sync.decide import Decision, RunOptions, decide, discount
 from manifest_sync.errors import Damaged
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index.index import NOWHERE, Row
@@ -99,8 +99,8 @@ def _carry_out(decision: Decision, head: Head, report: RunReport) -> Hurt:
         report.bytes += landing.bytes
         report.conflicts = sorted({*report.conflicts, *landing.changed})
         decision.observed.skipped.update(landing.skipped)
-    report.new -= landing.hurt_new
-    report.changed -= landing.hurt_changed
+    discount(report, landing.left)
+    report.deleted -= landing.kept
     return landing.hurt
 
 

@@ -128,8 +128,10 @@ class _Rewind:
         report.note_skipped({**self._observed.skipped, **self._landing.skipped})
         report.conflicts = sorted(self._landing.changed)
         report.damaged = damaged_files(self._landing.hurt)
-        report.new -= self._landing.hurt_new
-        report.changed -= self._landing.hurt_changed
+        new = sum(row.local is None for row in self._landing.left)
+        report.new -= new
+        report.changed -= len(self._landing.left) - new
+        report.deleted -= self._landing.kept
         report.bytes, report.run = self._landing.bytes, self._landing.run
 
     def _decide(

@@ -230,7 +230,10 @@ class Meddled:
     def __call__(self, fleet: Fleet) -> None:
         def meddle() -> None:
             for happening in self.meddling:
-                happening(fleet)
+                # What a file of its own that is new may do to a plan, the oracle does not say.
+                files = fleet.sides[self.n].tree.files
+                if not isinstance(happening, Write) or happening.n != self.n or happening.path in files:
+                    happening(fleet)
 
         fleet.run_meddled(self.n, self.asked, self.at, meddle)
 
