@@ -259,9 +259,10 @@ class Fleet:
         before = side.tree.copy()
         told = self._execute(side, asked)
         worlds = [
-            World(predict(asked, side.tree, memory, self.bucket))
+            World(predict(asked, side.tree, memory, self.bucket, is_blind=is_blind))
             for known in side.memories
             for memory in looked_at(asked, side.tree, known, self.bucket)
+            for is_blind in ([False, True] if asked.exclude else [False])
         ]
         self._settle(side, before, worlds, told, f"machine {n}: {asked}")
         if told.exit_code != 8:

@@ -208,6 +208,8 @@ class Outcome:
     dropped: int = 0
     """Paths in scope whose local copies were given up."""
     trashed: list[bytes] = field(default_factory=list)
+    barred: set[str] = field(default_factory=set)
+    """``pull``: paths whose change could not be made here; they are not counted."""
 
 
 EXCLUDES: dict[str, Callable[[str], bool]] = {
@@ -405,6 +407,8 @@ def predict(
     bucket: Bucket,
     hidden: tuple[str, ...] = (),
     steps: str = ALL_STEPS,
+    *,
+    is_blind: bool = False,
 ) -> Outcome:
     """What a push, pull or status does.
 
@@ -413,6 +417,8 @@ def predict(
         hidden: folders that cannot be seen into now (a symlink stands in their place): what is in them is
             in no case.
         steps: the letters of the table that are carried out; fewer for a command that is killed.
+        is_blind: nothing is known of the files here that ``--exclude`` leaves out: they have not been looked
+            at since the index was lost.
     """
     nowhere = _nowhere(asked, tree, memory, bucket) if asked.command != "status" else set[str]()
     memory = memory.copy() if asked.dry_run else agreed(asked, tree, memory, bucket, hidden)
@@ -429,7 +435,7 @@ def predict(
 
     verdicts = {row.path: verdict(asked, row.path, row.local, row.base, row.bucket) for row in rows}
     writes = asked.command == "push"
-    here = set(local_states(tree, memory.base, bucket))
+    here = {p for p in local_states(tree, memory.base, bucket) if not is_blind or in_scope(p, asked)}
     present = (set(bucket) if writes else here) - set(verdicts)
     present |= {
         row.path
@@ -466,6 +472,13 @@ def predict(
         letters = {path: letter for path, (_, letter) in verdicts.items() if letter in steps}
         known = outcome.memory.copy()
         passed = _carry_out(asked, outcome, [row for row in rows if row.path in letters], letters)
+        for number, letter in (verdicts[path] for path in outcome.barred):
+            if letter == "X":
+                outcome.deleted -= 1
+            elif number in NEW:
+                outcome.new -= 1
+            else:
+                outcome.changed -= 1
         if asked.command == "pull" and any(letter in "XDB<" for _, letter in verdicts.values()):
             is_known = steps == ALL_STEPS and not passed
             outcome.memory.runs.append(run_of(tree, known, outcome) if is_known else None)
@@ -536,18 +549,24 @@ def _carry_out_pull(outcome: Outcome, rows: list[_Row], letters: dict[str, str])
             continue
         if row.local == SPECIAL:
             moved.append(row.path)
+            outcome.barred.add(row.path)
             continue
         outcome.trashed.append(tree.files[row.path].content)
         tree.remove(row.path, prune=True)
         outcome.memory.set(row.path, None)
     for row in rows:
-        if letters[row.path] == "D" and _bring(outcome, row.path, outcome.bucket[row.path], moved):
-            outcome.memory.set(row.path, row.bucket)
+        if letters[row.path] == "D":
+            if _bring(outcome, row.path, outcome.bucket[row.path], moved):
+                outcome.memory.set(row.path, row.bucket)
+            else:
+                outcome.barred.add(row.path)
     for row in rows:
         if letters[row.path] == "B":
             copy = _copy_name(row.path, outcome.bucket[row.path], outcome)
             if _bring(outcome, copy, outcome.bucket[row.path], moved):
                 outcome.memory.set(row.path, row.bucket)
+            else:
+                outcome.barred.add(row.path)
     outcome.conflicts = sorted({*outcome.conflicts, *moved}, key=by_bytes)
 
 
@@ -645,14 +664,14 @@ def predict_restore(
         if file is not None and file.state == snapshot[path].state:
             outcome.unchanged += 1
             continue
-        if tree.has(path):
-            outcome.changed += 1
-        else:
-            outcome.new += 1
         brought.append(path)
     for path in brought:
         if _bring(outcome, path, snapshot[path], moved):
             outcome.memory.dropped.discard(path)
+            if tree.has(path):
+                outcome.changed += 1
+            else:
+                outcome.new += 1
     if brought:
         failed = moved or outcome.skipped
         outcome.memory.runs.append(None if failed else run_of(tree, memory, outcome))
