@@ -155,6 +155,21 @@ def test_what_only_one_side_ever_had_is_kept_by_full(pair: tuple[Machine, Machin
     assert (gpu.root / "exp/c").exists()
 
 
+@pytest.mark.parametrize("look", ["push", "pull", "status"])
+def test_what_both_have_alike_is_agreed_on(pair: tuple[Machine, Machine], look: str) -> None:
+    """Neither brought it to the other, and yet its deletion is one (P10)."""
+    gpu, laptop = pair
+    for machine in pair:
+        machine.write("exp/a", "the same")
+        machine.write("exp/b", "the same")
+    gpu.push()
+    getattr(laptop, look)()
+    (gpu.root / "exp/a").unlink()
+    gpu.push("full")
+    assert laptop.pull("full").deleted == 1
+    assert not (laptop.root / "exp/a").exists()
+
+
 def test_both_edit_the_same_file(pair: tuple[Machine, Machine]) -> None:
     gpu, laptop = pair
     gpu.write("exp/a", "base")
