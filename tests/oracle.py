@@ -205,8 +205,8 @@ class Outcome:
     """Letter of the table, and path, in the order of the paths' bytes."""
     cases: dict[int, list[str]] = field(default_factory=dict)
     """``status``: the paths of each case."""
-    dropped: int = 0
-    """Paths in scope whose local copies were given up."""
+    dropped: int | None = 0
+    """Paths in scope whose local copies were given up; None where one is here again, and is not looked at."""
     trashed: list[bytes] = field(default_factory=list)
     barred: set[str] = field(default_factory=set)
     """``pull``: paths whose change could not be made here; they are not counted."""
@@ -429,6 +429,8 @@ def predict(
         every = _rows(asked, tree, memory, bucket)
         outcome.unchanged = sum(row.local == row.base == row.bucket is not None for row in every)
     outcome.dropped = sum(in_ranges(p, asked.only) and p not in tree.files for p in memory.dropped)
+    if any(p in tree.files and not in_scope(p, asked) for p in memory.dropped):
+        outcome.dropped = None
     if asked.command == "status":
         _fill_cases(outcome, rows)
         return outcome
