@@ -7,6 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from manifest_sync import manifest as fmt
 from manifest_sync.canonical import hash_bytes, new_hasher
 from manifest_sync.chunker import DEFAULT, cut
@@ -85,6 +87,7 @@ class _Uploader:
         self._drafts: deque[_Draft] = deque()
         self._big_slots: deque[Slot] = deque()
         self._resumed: list[Path] = []
+        self._touched: list[tuple[Path, State, bytes, int]] = []
         self._resumes = ws.index.has_pending()
         self.sent = Sent()
 
@@ -105,16 +108,22 @@ class _Uploader:
             self.sent.stored_bytes = self._packer.stored_bytes
 
     def _resume(self, row: Row) -> bool:
-        """An unfinished push of this machine sent exactly this content: only plan it again."""
+        """An unfinished push of this machine sent exactly this content: only plan it again, with the time and
+        the permissions that the file has by now."""
         if not self._resumes or not row.local:
             return False
         found = self._ws.index.pending_for(row.path)
         if found is None or found[0] != row.local or found[1] is None:
             return False
-        if packs_of(records.parse_entry(row.path, found[1])):
+        entry = records.parse_entry(row.path, found[1])
+        if packs_of(entry):
             # An unfinished adopt: whether the object is still the same is not known.
             return False
-        self._resumed.append(row.path)
+        now = _stamped(entry, row.stat) if row.stat is not None else entry
+        if now == entry:
+            self._resumed.append(row.path)
+        else:
+            self._touched.append((row.path, row.local, records.encode_entry(now), found[2]))
         self._ws.progress.advance("transfer", files=1, bytes_=row.stat.size if row.stat else 0)
         return True
 
@@ -257,6 +266,9 @@ class _Uploader:
             # By the thousand: each write on its own would wait for the disk.
             index.mark_planned(self._resumed)
             self._resumed.clear()
+        if len(self._touched) > threshold or not threshold:
+            index.put_pending(self._touched)
+            self._touched.clear()
         if self._big_slots and self._big_slots[0].ref is not None:
             done = []
             while self._big_slots and (ref := self._big_slots[0].ref) is not None:
@@ -292,6 +304,12 @@ class _Uploader:
             writer=self._writer,
             chunks=tuple(slot.ref for slot in draft.slots if slot.ref is not None),
         )
+
+
+def _stamped(entry: Entry, stat: Stat) -> Entry:
+    """An entry with the time of a file, and its permissions if it is no symlink, which has none."""
+    mode = stat.mode & 0o777 if entry.type is EntryType.FILE else entry.mode
+    return structs.replace(entry, mtime_ns=stat.mtime_ns, mode=mode)
 
 
 def upload(

@@ -12,8 +12,10 @@ from manifest_sync import push
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.index.index import Index, Row
 from manifest_sync.model import Path, file_state
+from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.upload import upload
 from manifest_sync.worktree.read import to_stat
+from tests.faulty_store import Crash, FaultyStore
 from tests.machines import Machine
 
 
@@ -46,3 +48,23 @@ def test_a_file_that_changed_after_the_scan_is_noted_as_it_was_read(
     row = noted(gpu, b"b.json")
     assert (row.stat, row.clean) == (to_stat(os.stat(gpu.root / "b.json")), 1)
     assert row.local == row.base == row.remote
+
+
+def test_a_resumed_push_sends_the_time_and_permissions_of_now(tmp_path: FsPath) -> None:
+    bucket = str(tmp_path / "bucket")
+    gpu = Machine(tmp_path / "gpu", bucket)
+    target = gpu.write("a.json", "old")
+    gpu.push()
+    target.write_text("new")
+    store = FaultyStore(DirectoryStore(bucket))
+    store.add_fault("put_if", kind="crash")
+    gpu.store = store
+    with pytest.raises(Crash):
+        gpu.push("copy")
+    gpu.store = None
+    target.chmod(0o600)
+    os.utime(target, ns=(10**18, 10**18))
+    report = gpu.push("copy")
+    assert (report.changed, report.stored_bytes) == (1, 0), "the content was sent by the run that failed"
+    entry = next(gpu.project().ls())
+    assert (entry.mode, entry.mtime_ns) == (0o600, 10**18)
