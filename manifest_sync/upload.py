@@ -88,6 +88,7 @@ class _Uploader:
         self._big_slots: deque[Slot] = deque()
         self._resumed: list[Path] = []
         self._touched: list[tuple[Path, State, bytes, int]] = []
+        """Rows of ``pending`` to plan with another time or other permissions than they were sent with."""
         self._resumes = ws.index.has_pending()
         self.sent = Sent()
 
