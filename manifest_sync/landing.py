@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -183,6 +184,11 @@ class Landing:
             (step.path, stat, step.after, 0 if step.after == UNREAD else 2, step.base_after)
             for step, stat in taken
         )
+        # What came into being just now may be all that tells a folder above from how it was last compared: if
+        # it goes again, that folder must not look as if nothing had happened.
+        above = (statcache.folders_above(steps[number].path) for number, _ in done)
+        for folder in {Path(b""), *chain.from_iterable(above)}:
+            self.ws.index.distrust_folder(folder)
 
     def set_base(self, changes: Sequence[tuple[Row, State | None]]) -> None:
         """Change the base alone; the files stay as they are."""

@@ -135,3 +135,24 @@ def test_very_deep_folders(pair: tuple[Machine, Machine]) -> None:
     gpu.push()
     laptop.pull()
     assert laptop.tree() == gpu.tree()
+
+
+@pytest.mark.parametrize("folder", ["d/g", "g"])
+@pytest.mark.parametrize("bring", ["pull", "restore"])
+def test_what_came_back_alone_and_went_again_is_noticed(tmp_path: Path, bring: str, folder: str) -> None:
+    """The folder above is as it was before it came; only the run that brought it knows better (P12)."""
+    gpu, laptop = (Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop"))
+    for name in (f"{folder}/h", "d/other"):
+        gpu.write(name, name)
+    gpu.push()
+    laptop.pull()
+    gone = {"deleted_here": [f"{folder}/h".encode()]}
+    shutil.rmtree(laptop.root / folder)
+    assert laptop.status().cases == gone
+    if bring == "pull":
+        laptop.pull("full", only=[folder], restore_deleted=True)
+    else:
+        laptop.project().restore((folder,))
+    assert laptop.status(only=[folder]).cases == {}
+    shutil.rmtree(laptop.root / folder)
+    assert laptop.status().cases == gone
