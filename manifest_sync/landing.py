@@ -186,8 +186,9 @@ class Landing:
         )
         # What came into being just now may be all that tells a folder above from how it was last compared: if
         # it goes again, that folder must not look as if nothing had happened.
-        above = (statcache.folders_above(steps[number].path) for number, _ in done)
-        for folder in {Path(b""), *chain.from_iterable(above)}:
+        one_each = {path.rpartition(b"/")[0]: path for path in (steps[number].path for number, _ in done)}
+        above = chain.from_iterable(map(statcache.folders_above, one_each.values()))
+        for folder in {Path(b""), *above}:
             self.ws.index.distrust_folder(folder)
 
     def set_base(self, changes: Sequence[tuple[Row, State | None]]) -> None:

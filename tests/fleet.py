@@ -362,10 +362,11 @@ class Fleet:
         """Where a file was changed after the plan had been made, the change stands; a push sent what was
         there before, what is there now, or passed it over."""
         done = predict(asked, before, memory, self.bucket)
+        base = agreed(asked, before, memory, self.bucket).base
         for file in {*above(path)} & done.tree.files.keys():
             # What was to take the place of the folder that this file is in: it stands in its way.
             done.tree.remove(file)
-            done.memory.set(file, agreed(asked, before, memory, self.bucket).base.get(file))
+            done.memory.set(file, base.get(file))
         done.tree.put(path, after)
         if asked.command == "push":
             yield World(done, None)
@@ -374,7 +375,7 @@ class Fleet:
                 later.memory.set(path, after.state)
                 yield World(later, None)
         passed = replace(done, bucket=dict(done.bucket), memory=done.memory.copy())
-        passed.memory.set(path, agreed(asked, before, memory, self.bucket).base.get(path))
+        passed.memory.set(path, base.get(path))
         passed.bucket.pop(path, None)
         if path in self.bucket:
             passed.bucket[path] = self.bucket[path]

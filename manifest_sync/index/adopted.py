@@ -21,7 +21,7 @@ _NOTE = (
     " url = excluded.url, etag = excluded.etag, size = excluded.size, modified = excluded.modified"
 )
 _COLUMNS = "path, url, etag, size, modified, entry, coalesce(snapshot, '')"
-_LISTED = "FROM adopted WHERE listing = ? AND path >= ?"
+_LISTED = "FROM adopted WHERE path >= ? AND listing = ?"
 
 
 class Outsider(NamedTuple):
@@ -58,14 +58,13 @@ class AdoptedTable(IndexConnection):
 
     def iter_listed(self, listing: int) -> Iterator[Outsider]:
         """What a listing showed, in path order, in batches: rows already seen may be changed."""
-        low = b""
-        while rows := self._rows(f"SELECT {_COLUMNS} {_LISTED} ORDER BY path LIMIT 1000", (listing, low)):
+        sql = f"SELECT {_COLUMNS} {_LISTED} ORDER BY path LIMIT ?"
+        for rows in self._batches(sql, b"", listing, size=1000):
             yield from (Outsider(*row) for row in rows)
-            low = self._beyond(rows[-1][0], low)
 
     def listed_at(self, listing: int, path: Path) -> Outsider | None:
         """What a listing showed for a path."""
-        row = self._first(f"SELECT {_COLUMNS} {_LISTED} AND path = ?", (listing, path, path))
+        row = self._first(f"SELECT {_COLUMNS} {_LISTED} AND path = ?", (path, listing, path))
         return None if row is None else Outsider(*row)
 
     def note_past(self, paths: Iterable[Path], snapshot: str) -> None:
@@ -78,7 +77,7 @@ class AdoptedTable(IndexConnection):
         """Number and bytes of the objects of a listing that were not read yet."""
         found: tuple[int, int] = self._first(
             f"SELECT count(*), coalesce(sum(size), 0) {_LISTED} AND entry IS NULL",
-            (listing, b""),
+            (b"", listing),
         )
         return found
 

@@ -373,7 +373,7 @@ class IndexConnection:
             for row in rows:
                 yield self._typed(row, *kinds)
 
-    def _batches(self, sql: str, low: bytes, *bounds: bytes, size: int) -> Iterator[list[Any]]:
+    def _batches(self, sql: str, low: bytes, *bounds: bytes | int, size: int) -> Iterator[list[Any]]:
         """Rows in path order by batches; ``sql`` takes the lowest path, the bounds, and a batch's size."""
         while rows := self._rows(sql, (low, *bounds, size)):
             yield rows
