@@ -213,11 +213,24 @@ def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -
     return {"name": name, "credentials": credentials, "actions": actions}
 
 
+# moto compares an ETag and writes in two steps: of writers that race, a busy machine let two win.
+_MOTO_ONE_BY_ONE = """
+import threading
+from moto import server
+serve, lock = server.DomainDispatcherApplication.__call__, threading.Lock()
+def one_by_one(*request):
+    with lock:
+        return serve(*request)
+server.DomainDispatcherApplication.__call__ = one_by_one
+server.main()
+"""
+
+
 @contextmanager
 def moto(folder: Path) -> Iterator[S3Server]:
     """moto's server, a second opinion on what S3 answers."""
     port = _free_ports(1)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO_ONE_BY_ONE, "-H", "127.0.0.1", "-p", str(port)]
     with _process(command, folder, f"http://127.0.0.1:{port}/moto-api/"):
         server = S3Server(f"http://127.0.0.1:{port}")
         _make_bucket(server)
