@@ -292,7 +292,8 @@ class Fleet:
 
     def _interrupted(self, asked: Asked, tree: Tree, memory: Memory, told: Told) -> Iterator[World]:
         """Where a run can have been stopped: nothing done; the base brought up to date; a pull's deletions
-        done; all done but what is recorded last; all done."""
+        done, and also what it brings but for the second versions of conflicts; all done but what is recorded
+        last; all done."""
         done = predict(asked, tree, memory, self.bucket)
         if told.report is not None or told.exit_code == done.exit_code:
             yield World(done)
@@ -304,7 +305,8 @@ class Fleet:
         if asked.dry_run or asked.command == "status" or done.exit_code == 8:
             return
         if asked.command == "pull":
-            yield World(predict(asked, tree, memory, self.bucket, steps="X"), told.exit_code)
+            for steps in ("X", "XD"):
+                yield World(predict(asked, tree, memory, self.bucket, steps=steps), told.exit_code)
         yield World(predict(asked, tree, memory, self.bucket, steps="XUDB"), told.exit_code)
 
     def run_meddled(self, n: int, asked: Asked, at: int, meddle: Callable[[], None]) -> bool:
