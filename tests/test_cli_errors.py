@@ -275,8 +275,8 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_in_the_middle_is_noticed(unbuffered: str) -> None:
     code = (
-        "from manifest_sync.cli import main, output\n"
-        "main.ls.callback = lambda **_: output.write_bytes(b'x' * 1_000_000)\nmain.main(['ls'])\n"
+        "from manifest_sync.cli import main, stdio\n"
+        "main.ls.callback = lambda **_: stdio.write_bytes(b'x' * 1_000_000)\nmain.main(['ls'])\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -295,8 +295,8 @@ def test_a_reader_that_goes_away_in_the_middle_is_noticed(unbuffered: str) -> No
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
 def test_a_disk_that_is_full_under_stdout_is_an_error() -> None:
     code = (
-        "from manifest_sync.cli import main, output\n"
-        "main.ls.callback = lambda **_: output.write_bytes(b'x')\nmain.main(['ls'])\n"
+        "from manifest_sync.cli import main, stdio\n"
+        "main.ls.callback = lambda **_: stdio.write_bytes(b'x')\nmain.main(['ls'])\n"
     )
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_under_stdout_is_an_error() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    code = "from manifest_sync.cli.output import print_lines\nfrom manifest_sync.cli import main\n" + (
+    code = "from manifest_sync.cli.stdio import print_lines\nfrom manifest_sync.cli import main\n" + (
         "main.ls.callback = lambda **_: print_lines(['x' * 1_000_000])\nmain.main(['ls'])\n"
     )
     process = subprocess.Popen(

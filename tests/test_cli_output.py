@@ -12,12 +12,13 @@ from pathlib import Path as FilePath
 import pytest
 from click.testing import CliRunner, Result
 
-from manifest_sync.cli import output
+from manifest_sync.cli import output, stdio
 from manifest_sync.cli.main import main
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import human_size, print_run
+from manifest_sync.cli.output import print_run
 from manifest_sync.cli.progress import Bars, Notes, Stage, make_progress
 from manifest_sync.cli.status_output import print_status
+from manifest_sync.cli.words import human_size
 from manifest_sync.model import Path
 from manifest_sync.report import RunReport, StatusReport
 from manifest_sync.times import rfc3339_ns
@@ -143,7 +144,7 @@ def test_every_case_of_the_table_has_words() -> None:
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", ascii_only)
-    output.write_line("é")
+    stdio.write_line("é")
     assert ascii_only.buffer.getvalue() == b"\\xe9\n"
 
 

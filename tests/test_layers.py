@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,17 @@ def named(parts: Sequence[str]) -> str:
     return next((name for end in (2, 1) if (name := ".".join(parts[:end])) in RANK), parts[0])
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path, *, also_typing: bool = True) -> set[str]:
+    """The full names of what a file imports; without ``also_typing`` only what it does when it runs."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    tree = ast.parse(path.read_text("utf-8"))
+    if not also_typing:
+        tree.body = [
+            node
+            for node in tree.body
+            if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -120,6 +129,23 @@ def test_imports_point_downward(path: Path) -> None:
         assert allowed is None or name in allowed, f"{name} imports {parts[0]}"
         if name in PURE:
             assert parts[0] not in IMPURE_IMPORTS or name == "canonical", f"{name} is pure, not {parts[0]}"
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("manifest_sync", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def test_no_modules_import_in_a_circle() -> None:
+    """Those of one layer neither, and also where an import waits until it is needed."""
+    files = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+    needed: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = imports(path, also_typing=False)
+        needed[name] = {part for full in found for part in (full, full.rpartition(".")[0]) if part in files}
+    try:
+        TopologicalSorter(needed).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -17,8 +17,8 @@ import pytest
 
 from manifest_sync.cli.local_time import show_ns, show_recorded
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import print_lines, write_stderr
 from manifest_sync.cli.status_output import print_status
+from manifest_sync.cli.stdio import print_lines, write_stderr
 from manifest_sync.cli.terminal import fold, fold_text, harmless, is_prose
 from manifest_sync.model import Path
 from manifest_sync.report import Conflict, Side, StatusReport

@@ -18,16 +18,9 @@ from manifest_sync.cli.options import (
     settings_of,
     split_names,
 )
-from manifest_sync.cli.output import (
-    human_size,
-    number,
-    path_lines,
-    plural,
-    print_json,
-    print_lines,
-    skipped_lines,
-    write_stderr,
-)
+from manifest_sync.cli.output import path_lines, skipped_lines
+from manifest_sync.cli.stdio import print_json, print_lines, write_stderr
+from manifest_sync.cli.words import human_size, number, plural
 from manifest_sync.model import display
 
 if TYPE_CHECKING:

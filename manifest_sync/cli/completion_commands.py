@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from manifest_sync.cli.options import common_options, settings_of
-from manifest_sync.cli.output import print_json, print_lines
+from manifest_sync.cli.stdio import print_json, print_lines
 
 
 @click.command()

@@ -9,8 +9,8 @@ from typing import Any
 
 from manifest_sync.cli.history_output import describe
 from manifest_sync.cli.local_time import show_time
-from manifest_sync.cli.output import human_size, number
 from manifest_sync.cli.stream import shown_path
+from manifest_sync.cli.words import human_size, number
 from manifest_sync.compare import Comparison
 from manifest_sync.difference import Difference, Kind, Version
 from manifest_sync.manifest import Manifest

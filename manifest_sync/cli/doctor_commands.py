@@ -13,7 +13,7 @@ import click
 
 from manifest_sync.cli.local_time import show_recorded
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
-from manifest_sync.cli.output import print_json, print_lines
+from manifest_sync.cli.stdio import print_json, print_lines
 from manifest_sync.cli.terminal import columns_of, display_text, fold
 from manifest_sync.doctor.findings import Finding, Level
 from manifest_sync.errors import UsageError

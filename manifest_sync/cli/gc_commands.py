@@ -16,7 +16,9 @@ from manifest_sync.cli.options import (
     option,
     settings_of,
 )
-from manifest_sync.cli.output import MOST_PATHS, human_size, print_json, print_lines
+from manifest_sync.cli.output import MOST_PATHS
+from manifest_sync.cli.stdio import print_json, print_lines
+from manifest_sync.cli.words import human_size
 from manifest_sync.times import parse_age
 
 if TYPE_CHECKING:

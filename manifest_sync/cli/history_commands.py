@@ -18,7 +18,8 @@ from manifest_sync.cli.options import (
     settings_of,
     split_names,
 )
-from manifest_sync.cli.output import skipped_lines, write_bytes, write_line, write_stderr
+from manifest_sync.cli.output import skipped_lines
+from manifest_sync.cli.stdio import write_bytes, write_line, write_stderr
 from manifest_sync.errors import UsageError
 from manifest_sync.model import json_path
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from manifest_sync.cli.local_time import show_ns, show_time
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import human_size, write_bytes
+from manifest_sync.cli.stdio import write_bytes
 from manifest_sync.cli.stream import shown_path, write_batches
 from manifest_sync.cli.terminal import display_text
+from manifest_sync.cli.words import human_size
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.history import LogRecord
 from manifest_sync.manifest import Manifest

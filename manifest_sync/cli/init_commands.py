@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.options import FOLDER, common_options, open_project, option, settings_of
-from manifest_sync.cli.output import print_json, print_lines, print_run
+from manifest_sync.cli.output import print_run
+from manifest_sync.cli.stdio import print_json, print_lines
 
 if TYPE_CHECKING:
     from manifest_sync.cli.init_questions import Start

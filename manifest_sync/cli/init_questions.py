@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import print_error, write_stderr
+from manifest_sync.cli.stdio import print_error, write_stderr
 from manifest_sync.envfile import hindrance
 from manifest_sync.errors import ManifestSyncError, UsageError
 from manifest_sync.project import Project

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from manifest_sync.cli.options import Names, common_options, open_project, option, settings_of, split_names
-from manifest_sync.cli.output import print_json
 from manifest_sync.cli.status_output import print_status
+from manifest_sync.cli.stdio import print_json
 
 
 @click.command()

@@ -21,9 +21,9 @@ from manifest_sync.cli.history_commands import cat, diff, log, ls
 from manifest_sync.cli.init_commands import init, rebuild_index
 from manifest_sync.cli.inspect_commands import status
 from manifest_sync.cli.options import ENV_PREFIX, Settings, common_options
-from manifest_sync.cli.output import OutputClosedError, print_error, write_line, write_stderr
 from manifest_sync.cli.owners_commands import owners
 from manifest_sync.cli.recover_commands import drop, restore, trash, undo
+from manifest_sync.cli.stdio import OutputClosedError, print_error, write_line, write_stderr
 from manifest_sync.cli.sync_commands import pull, push, sync
 from manifest_sync.cli.terminal import columns_of
 from manifest_sync.cli.track_commands import track, untrack

@@ -1,18 +1,14 @@
-"""What goes to stdout: one JSON object, or text for people. Warnings go to stderr."""
+"""What a run came to: one JSON object, or sentences for people."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import click
-
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.terminal import columns_of, fold, fold_text, harmless
-from manifest_sync.errors import ManifestSyncError
+from manifest_sync.cli.stdio import print_error, print_json, print_lines, write_stderr
+from manifest_sync.cli.words import human_size, number, plural
 from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport, SyncReport
 
@@ -96,60 +92,6 @@ _LEFT: dict[str, tuple[tuple[tuple[str, ...], str, dict[str, str]], ...]] = {
 }
 
 
-class OutputClosedError(Exception):
-    """Whoever read our stdout went away; nothing more can be told."""
-
-
-def write_bytes(data: bytes) -> None:
-    """Write to stdout at once.
-
-    Raises:
-        OutputClosedError: the pipe is closed.
-    """
-    left = memoryview(data)
-    try:
-        while left:
-            # With PYTHONUNBUFFERED this is the bare file, which may take less than it is given.
-            left = left[sys.stdout.buffer.write(left) :]
-        sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        raise OutputClosedError from error
-
-
-def write_line(text: str) -> None:
-    """One line on stdout; what the terminal cannot show is escaped instead of failing the run."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write_bytes(text.encode(encoding, "backslashreplace") + b"\n")
-
-
-def write_stderr(text: str, *, hang: int = -1) -> None:
-    """One message on stderr; a stderr that nobody reads does not fail the run.
-
-    Args:
-        hang: the text is one line, and what does not fit goes on below it, so far indented; less than 0:
-            sentences are folded, and what else is among the lines is not.
-    """
-    columns = columns_of(sys.stderr)
-    text = harmless(text)
-    text = fold_text(text, columns) if hang < 0 else "\n".join(fold(text, columns, hang=hang))
-    try:
-        click.echo(text.encode("utf-8", "backslashreplace"), err=True)
-    except OSError:
-        return
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    """Lines for people on stdout; sentences among them are folded to fit a terminal."""
-    text = "\n".join(lines)
-    if text:
-        write_line(fold_text(harmless(text), columns_of(sys.stdout)))
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout; odd bytes in names are escaped, as ``os.fsdecode`` writes them."""
-    write_bytes(json.dumps(value).encode("ascii") + b"\n")
-
-
 def print_run(report: RunReport, settings: Settings) -> None:
     """The end of a push, pull or rebuild-index."""
     if settings.json:
@@ -185,13 +127,6 @@ def print_sync(report: SyncReport, settings: Settings) -> None:
         print_lines([*lines, *left, *_selected(pull), *problems, *_undo_hint(pull)])
     if report.error is not None:
         print_error(report.error)
-
-
-def print_error(error: ManifestSyncError) -> None:
-    """What went wrong, and what to do about it, on stderr."""
-    write_stderr(f"manifest-sync: {error.message}")
-    if error.hint:
-        write_stderr(f"  {error.hint}", hang=2)
 
 
 def _selected(report: RunReport) -> list[str]:
@@ -366,28 +301,6 @@ def path_lines(items: Sequence[Any], settings: Settings, show: Callable[[Any], s
     if len(shown) < len(items):
         lines.append(f"  and {number(len(items) - len(shown))} more (-v lists all)")
     return lines
-
-
-def human_size(count: int) -> str:
-    """Bytes for people: ``999 B``, ``1.5 KiB``, ``20 MiB``."""
-    if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1023.5:
-            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
-    return f"{value / 1024:.1f} PiB"
-
-
-def number(count: int) -> str:
-    """``1,234``."""
-    return f"{count:,}"
-
-
-def plural(count: int) -> str:
-    """The ``s`` of a plural."""
-    return "" if count == 1 else "s"
 
 
 def _words(case: str) -> str:

@@ -15,14 +15,9 @@ from manifest_sync.cli.options import (
     settings_of,
     split_names,
 )
-from manifest_sync.cli.output import (
-    damage_lines,
-    number,
-    path_lines,
-    print_json,
-    print_lines,
-    skipped_lines,
-)
+from manifest_sync.cli.output import damage_lines, path_lines, skipped_lines
+from manifest_sync.cli.stdio import print_json, print_lines
+from manifest_sync.cli.words import number
 from manifest_sync.config import CONFIG_NAME
 from manifest_sync.errors import UsageError
 from manifest_sync.model import display

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from manifest_sync.cli.output import human_size, write_stderr
+from manifest_sync.cli.stdio import write_stderr
+from manifest_sync.cli.words import human_size
 from manifest_sync.report import Progress, Silent
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from manifest_sync.cli.options import (
     option,
     settings_of,
 )
-from manifest_sync.cli.output import print_json, print_run
+from manifest_sync.cli.output import print_run
 from manifest_sync.cli.status_output import print_empty, print_trash, trash_json
+from manifest_sync.cli.stdio import print_json
 from manifest_sync.model import json_path
 
 

@@ -14,15 +14,13 @@ from manifest_sync.cli.output import (
     MOST_PATHS,
     RESOLVE,
     damage_lines,
-    human_size,
-    number,
     path_lines,
-    plural,
-    print_lines,
     selection_lines,
     skipped_lines,
 )
+from manifest_sync.cli.stdio import print_lines
 from manifest_sync.cli.terminal import display_text
+from manifest_sync.cli.words import human_size, number, plural
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.report import Conflict, Side, StatusReport
 

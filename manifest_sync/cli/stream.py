@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from manifest_sync.cli.options import Settings
-from manifest_sync.cli.output import write_bytes
+from manifest_sync.cli.stdio import write_bytes
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import Path, display
 

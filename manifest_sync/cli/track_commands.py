@@ -14,7 +14,8 @@ from manifest_sync.cli.options import (
     option,
     settings_of,
 )
-from manifest_sync.cli.output import number, plural, print_json, print_lines
+from manifest_sync.cli.stdio import print_json, print_lines
+from manifest_sync.cli.words import number, plural
 from manifest_sync.model import display
 
 if TYPE_CHECKING:

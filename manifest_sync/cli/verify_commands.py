@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
-from manifest_sync.cli.output import human_size, print_json, print_lines
+from manifest_sync.cli.stdio import print_json, print_lines
+from manifest_sync.cli.words import human_size
 from manifest_sync.model import display
 from manifest_sync.verify.damage import Damage, Kind, VerifyReport, show_ranges
 

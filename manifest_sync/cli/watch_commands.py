@@ -21,16 +21,9 @@ from manifest_sync.cli.options import (
     settings_of,
     split_names,
 )
-from manifest_sync.cli.output import (
-    action_lines,
-    human_size,
-    number,
-    path_lines,
-    print_json,
-    print_lines,
-    problem_lines,
-    write_stderr,
-)
+from manifest_sync.cli.output import action_lines, path_lines, problem_lines
+from manifest_sync.cli.stdio import print_json, print_lines, write_stderr
+from manifest_sync.cli.words import human_size, number
 from manifest_sync.errors import UsageError
 from manifest_sync.model import display, json_path
 from manifest_sync.report import RunReport

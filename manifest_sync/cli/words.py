@@ -1,0 +1,23 @@
+"""Amounts as people write them."""
+
+
+def human_size(count: int) -> str:
+    """Bytes for people: ``999 B``, ``1.5 KiB``, ``20 MiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1023.5:
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return f"{value / 1024:.1f} PiB"
+
+
+def number(count: int) -> str:
+    """``1,234``."""
+    return f"{count:,}"
+
+
+def plural(count: int) -> str:
+    """The ``s`` of a plural."""
+    return "" if count == 1 else "s"
