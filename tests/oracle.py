@@ -564,8 +564,8 @@ def _carry_out_pull(outcome: Outcome, rows: list[_Row], letters: dict[str, str])
                 outcome.barred.add(row.path)
     for row in rows:
         if letters[row.path] == "B":
-            copy = _copy_name(row.path, outcome.bucket[row.path], outcome)
-            if _bring(outcome, copy, outcome.bucket[row.path], moved):
+            copy = _copy_name(row.path, outcome.bucket[row.path], outcome, may_be_there=True)
+            if copy in tree.files or _bring(outcome, copy, outcome.bucket[row.path], moved):
                 outcome.memory.set(row.path, row.bucket)
             else:
                 outcome.barred.add(row.path)
@@ -587,8 +587,12 @@ def _bring(outcome: Outcome, path: str, file: File, moved: list[str]) -> bool:
     return False
 
 
-def _copy_name(path: str, file: File, outcome: Outcome) -> str:
-    """Where the bucket's version of a conflict is kept: ``name.conflict-<host>-<time>.ext``."""
+def _copy_name(path: str, file: File, outcome: Outcome, *, may_be_there: bool = False) -> str:
+    """Where the bucket's version of a conflict is kept: ``name.conflict-<host>-<time>.ext``.
+
+    Args:
+        may_be_there: the same content under such a name, which an earlier run kept, is that copy.
+    """
     folder, slash, name = path.rpartition("/")
     stem, dot, extension = name.rpartition(".")
     if not stem:
@@ -597,6 +601,10 @@ def _copy_name(path: str, file: File, outcome: Outcome) -> str:
     mark = f".conflict-{host}-{time.replace('-', '').replace(':', '')}"
     for number in range(100):
         candidate = f"{folder}{slash}{stem}{mark}{f'-{number}' if number else ''}{dot}{extension}"
+        if may_be_there and candidate in outcome.tree.files:
+            if outcome.tree.files[candidate].state == file.state:
+                return candidate
+            continue
         known = (outcome.tree.files, outcome.tree.special, outcome.tree.folders, outcome.bucket)
         if not any(candidate in place for place in (*known, outcome.memory.base)):
             return candidate
