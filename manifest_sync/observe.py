@@ -1,8 +1,9 @@
 """Bringing the index up to date with both sides, before anything is decided.
 
-In this order: `landing.settle` what an interrupted run left in the journal, `load_head`, `reflect` the head's
-pages into the index, `statcache.scan` the worktree, `statcache.hash_unread`. Then `iter_rows` gives what
-differs.
+First `landing.settle` what an interrupted run left in the journal, and `load_head`. Then `reflect` the head's
+pages into the index and `statcache.scan` the worktree: push and pull scan first, because after a lost race
+they reflect another head beside the same scan; the other commands reflect first. Then
+`statcache.hash_unread`, which needs both, and `iter_rows` gives what differs.
 """
 
 from __future__ import annotations
