@@ -49,9 +49,7 @@ PROPOSED_RULES = (
 MODES = ("new", "copy", "full")
 SYMLINKS = ("skip", "follow", "keep")
 
-_TOP = (
-    "bucket", "endpoint_url", "region", "root", "single_writer", "ownership", "groups", "defaults", "trash"
-)  # fmt: skip
+_TOP = ("bucket", "endpoint_url", "region", "root", "ownership", "groups", "defaults", "trash")
 _TRASH = ("max_age", "max_size")
 _OWNERSHIP = ("git_tracked", "rules")
 _DEFAULTS = ("push", "pull", "symlinks", "trust_ctime", "trust_inode")
@@ -79,7 +77,6 @@ class Config:
     symlinks: str = "skip"
     trust_ctime: bool = True
     trust_inode: bool = True
-    single_writer: bool = False
     trash_age: timedelta = timedelta(days=30)
     trash_bytes: int = 10 << 30
 
@@ -160,7 +157,6 @@ def parse_config(text: str, path: str) -> Config:
         symlinks=defaults.choice("symlinks", SYMLINKS),
         trust_ctime=defaults.flag("trust_ctime", True),
         trust_inode=defaults.flag("trust_inode", True),
-        single_writer=top.flag("single_writer", False),
         trash_age=trash.age("max_age", "30d"),
         trash_bytes=trash.size("max_size", "10GiB"),
     )

@@ -104,10 +104,11 @@ def test_defaults() -> None:
         ('bucket = "b"\nroot = ".manifest-sync"', ["root is"]),
         ('bucket = "b"\nendpoint_url = "r2.example"', ["endpoint_url", "'r2.example'", "https"]),
         ('bucket = "b"\nendpoint_url = "https://u:pw@h"', ["endpoint_url", "user name or password"]),
-        ('bucket = "b"\nsingle_writer = "yes"', ['single_writer is "yes"', "true or false"]),
+        ('bucket = "b"\nsingle_writer = true', ["no key 'single_writer'"]),  # the head says it
         ('bucket = "b"\ndefaults = 1', ["defaults is 1", "[defaults]"]),
         ('bucket = "b"\n[defaults]\npsh = "new"', ["'defaults.psh'", "'push'"]),
         ('bucket = "b"\n[defaults]\npush = "all"', ['defaults.push is "all"', '"new", "copy", "full"']),
+        ('bucket = "b"\n[defaults]\ntrust_ctime = "yes"', ['defaults.trust_ctime is "yes"', "true or false"]),
         ('bucket = "b"\n[defaults]\nsymlinks = true', ["defaults.symlinks is true", '"keep"']),
         ('bucket = "b"\n[ownership]\nrules = "git *"', ["ownership.rules", "a list"]),
         ('bucket = "b"\n[ownership]\nrules = [1]', ["ownership.rules[0] is 1"]),

@@ -297,7 +297,6 @@ bucket = "s3://bucket/experiments"
 endpoint_url = "https://account.r2.cloudflarestorage.com"
 region = "auto"
 root = "experiments"
-single_writer = false
 [ownership]
 git_tracked = true
 rules = ["git *.py", "neither **/activations/", "bucket keep.py"]

@@ -71,14 +71,12 @@ def diagnose(
         return
     checks = StoreChecks(store, location, clock, secrets.token_hex(8))
     try:
-        yield from _store_findings(checks, seen, single_writer=config.single_writer, seconds=quick_seconds)
+        yield from _store_findings(checks, seen, quick_seconds)
     finally:
         store.close()
 
 
-def _store_findings(
-    checks: StoreChecks, seen: Seen, *, single_writer: bool, seconds: float
-) -> Iterator[Finding]:
+def _store_findings(checks: StoreChecks, seen: Seen, seconds: float) -> Iterator[Finding]:
     endpoint = _run("endpoint", checks.check_endpoint, seconds)
     yield from endpoint
     if any(finding.level is Level.FAILURE for finding in endpoint):
@@ -94,7 +92,7 @@ def _store_findings(
         yield from _run("clock", checks.check_clock, seconds)
         yield from _run("head", lambda: checks.check_head(repository, seen), seconds)
         yield from _run("snapshot copy", lambda: checks.check_copy(repository), seconds)
-        yield from _run("compare-and-swap", lambda: checks.check_conditions(single_writer), SLOW_SECONDS)
+        yield from _run("compare-and-swap", checks.check_conditions, SLOW_SECONDS)
         yield from _run("reads", checks.check_reads, seconds)
         yield from _run("checksums", checks.check_checksums, seconds)
     finally:

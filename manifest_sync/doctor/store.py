@@ -118,7 +118,7 @@ class StoreChecks:
             return theirs - ours
         return None
 
-    def check_conditions(self, single_writer: bool) -> list[Finding]:
+    def check_conditions(self) -> list[Finding]:
         """The compare-and-swap, by a real race; with one writer it does not matter much."""
         if not self.can_write:
             return [skipped("compare-and-swap", "the store cannot be written from here")]
@@ -126,7 +126,7 @@ class StoreChecks:
         fault = fault or condition_fault(self.store, f"{self._token}-2", racers=2 * RACERS)
         if not fault:
             return [ok("compare-and-swap", f"one of {2 * RACERS} racing writers won, each time")]
-        if single_writer or (self.head is not None and self.head.manifest.single_writer):
+        if self.head is not None and self.head.manifest.single_writer:
             return [
                 warning(
                     "compare-and-swap",
