@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from manifest_sync.errors import StoreUnavailable
+from manifest_sync.errors import StoreUnavailable, UsageError
 from manifest_sync.gc.gc import GcReport
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Object
@@ -360,7 +360,7 @@ def test_pins_and_pushes_and_collections_race(place: Place) -> None:
     with place.open(PausedStore) as store:
         store.pause("put_if", "", place.collect)
         place.laptop.store = store
-        with pytest.raises(Exception, match="names no snapshot that is kept"):
+        with pytest.raises(UsageError, match="names no snapshot that is kept"):
             place.laptop.project().pin(str(sequence))
     place.check(place.gpu)
 

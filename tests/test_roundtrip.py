@@ -237,9 +237,13 @@ def test_rebuilding_a_lost_index_transfers_nothing(pair: tuple[Machine, Machine]
 def test_the_hash_is_that_of_b3sum(pair: tuple[Machine, Machine]) -> None:
     gpu, _ = pair
     fill(gpu, 3)
+    gpu.write("exp00/abc", "abc")
     gpu.push()
-    for entry in gpu.project().ls():
-        assert entry.hash == blake3((gpu.root / os.fsdecode(entry.path)).read_bytes()).digest()
+    hashes = {os.fsdecode(entry.path): entry.hash for entry in gpu.project().ls()}
+    assert len(hashes) == 8
+    assert hashes["exp00/abc"].hex() == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+    for name, digest in hashes.items():
+        assert digest == blake3((gpu.root / name).read_bytes()).digest()
 
 
 def test_scope_and_ownership(pair: tuple[Machine, Machine]) -> None:

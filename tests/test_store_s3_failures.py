@@ -364,6 +364,7 @@ def test_every_write_carries_content_md5_and_a_length(s3: Scripted) -> None:
     s3.answers(Answer(), Answer())
     s3.store.put("k", b"body")
     s3.store.put_if("k", b"body", etag=None)
+    assert len(s3.script.seen) == 2
     for _, _, headers, _ in s3.script.seen:
         assert headers["content-md5"] == "hBotaJrYa9FhFEdFPCLG/A=="
         assert headers["content-length"] == "4"
