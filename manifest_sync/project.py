@@ -25,7 +25,6 @@ from manifest_sync.workspace import Workspace
 if TYPE_CHECKING:
     from manifest_sync.adopt.report import AdoptReport
     from manifest_sync.manifest import Manifest
-    from manifest_sync.model import Path
     from manifest_sync.tracking import TrackReport
     from manifest_sync.trash import EmptyReport, RunTrash
     from manifest_sync.watch import Teller, WatchOptions, WatchReport
