@@ -171,7 +171,7 @@ def _apply(
             if read is not None:
                 compared.append(read)
             else:
-                updates.append(_unknown(ws, Path(prefix + name), stat))
+                updates.append(_unknown(ws, Path(prefix + name), stat, observed))
             continue
         assert row is not None
         if confirm and row.clean == 2 and _is_settled(ws, stat, observed.clock):
@@ -179,9 +179,11 @@ def _apply(
         elif row.local == UNREAD or confirm:
             continue
         elif row.clean != 1:
-            updates.append(_unknown(ws, row.path, stat))
+            updates.append(_unknown(ws, row.path, stat, observed))
         elif checksum and not is_symlink(stat):
             _recheck(ws, row, observed)
+    is_seen = all(stat is not None for _, stat, _, _ in updates)
+    is_compared = listing.complete and not listing.too_long and is_seen
     for name in listing.special:
         # Kept although nothing is known of it elsewhere yet: the next listing of an unchanged folder does not
         # name it, and by then the bucket may hold a file there.
@@ -193,7 +195,6 @@ def _apply(
     ws.index.put_local(updates)
     ws.index.put_landed(compared)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
-    is_compared = listing.complete and not listing.too_long
     for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
         gone = Path(prefix + name)
         if scope.enters(gone):
@@ -222,12 +223,21 @@ def _compare(
     return path, stat, state, trust(ws, stat, observed.clock), state if state == row.remote else row.base
 
 
-def _unknown(ws: Workspace, path: Path, stat: Stat) -> tuple[Path, Stat | None, State | None, int]:
-    """The row of a file whose content is not known; the target of a symlink is read at once."""
-    if is_symlink(stat):
+def _unknown(
+    ws: Workspace, path: Path, stat: Stat, observed: Observed
+) -> tuple[Path, Stat | None, State | None, int]:
+    """The row of a file whose content is not known; the target of a symlink is read at once. The row has no
+    stat where the symlink is not there any more: what is has to be looked at again."""
+    if not is_symlink(stat):
+        return path, stat, UNREAD, 0
+    try:
         digest = hash_bytes(ws.worktree.read_link(path))
-        return path, stat, make_state(EntryType.SYMLINK, digest, executable=False), 1
-    return path, stat, UNREAD, 0
+    except Vanished:
+        return path, None, None, 0
+    except Unreadable as error:
+        observed.skipped[path] = error.reason
+        return path, None, UNREAD, 0
+    return path, stat, make_state(EntryType.SYMLINK, digest, executable=False), 1
 
 
 def _forget_folder(ws: Workspace, folder: Path, observed: Observed) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from manifest_sync.model import Path as TreePath
+from manifest_sync.worktree import Unreadable, Vanished, Worktree
 from tests.machines import Machine
 
 
@@ -156,3 +158,48 @@ def test_what_came_back_alone_and_went_again_is_noticed(tmp_path: Path, bring: s
     assert laptop.status(only=[folder]).cases == {}
     shutil.rmtree(laptop.root / folder)
     assert laptop.status().cases == gone
+
+
+@pytest.mark.parametrize("mode", ["copy", "full"])
+@pytest.mark.parametrize("becomes", ["unreadable", "unseen", "another", "file", "folder", "nothing"])
+def test_a_symlink_that_changes_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, becomes: str
+) -> None:
+    """As `latest` does at each checkpoint. Only what is gone for good counts as deleted (P12)."""
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"), defaults='symlinks = "keep"')
+    gpu.write("run/a", "a")
+    link = gpu.root / "run/latest"
+    link.symlink_to("a")
+    gpu.push()
+    link.unlink()
+    link.symlink_to("b")
+    real = Worktree.read_link
+
+    def read_link(worktree: Worktree, path: TreePath) -> bytes:
+        monkeypatch.undo()
+        if becomes in ("unreadable", "unseen"):
+            # It will look as it does now: no stat tells that it has to be read again.
+            raise (Unreadable if becomes == "unreadable" else Vanished)(path, "for a moment")
+        link.unlink()
+        if becomes == "file":
+            link.write_text("")
+        elif becomes == "folder":
+            link.mkdir()
+        try:
+            return real(worktree, path)
+        finally:
+            if becomes == "another":
+                link.symlink_to("c")
+
+    monkeypatch.setattr(Worktree, "read_link", read_link)
+    first, second = gpu.push(mode), gpu.push(mode)
+    # What was taken for deleted is looked for once more before that is sent.
+    is_skipped = becomes in ("unreadable", "file", "folder") or (
+        mode == "full" and becomes in ("unseen", "another")
+    )
+    assert [path for path, _ in first.skipped] == [b"run/latest"] * is_skipped
+    assert (first.changed, second.changed) == (0, becomes not in ("folder", "nothing"))
+    assert first.deleted == (becomes == "nothing" and mode == "full")
+    assert second.deleted == (becomes == "folder" and mode == "full")
+    assert second.exit_code == 0
+    assert gpu.status().has_drift == (becomes in ("folder", "nothing") and mode == "copy")

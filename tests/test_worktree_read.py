@@ -150,7 +150,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tree: Tree) -> None:
         with pytest.raises(Unreadable) as caught:
             tree.worktree.hash_file(Path(path))
         assert caught.value.reason
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match="it is no symlink"):
         tree.worktree.read_link(Path(b"folder"))
 
 

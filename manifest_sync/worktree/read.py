@@ -236,6 +236,8 @@ def read_link(folders: Folders, path: Path) -> bytes:
     try:
         return os.readlink(name, dir_fd=descriptor)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise Unreadable(path, "it is no symlink") from None
         raise read_failure(path, error) from None
 
 
