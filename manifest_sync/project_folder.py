@@ -34,7 +34,7 @@ from manifest_sync.ownership import Ownership
 from manifest_sync.ownfiles import write_whole
 from manifest_sync.report import Progress, RunReport, Silent, StatusReport
 from manifest_sync.repository import Repository
-from manifest_sync.scope import Scope, parse_scope
+from manifest_sync.scope import Scope, parse_path, parse_scope
 from manifest_sync.selection import Selection, narrow, read_selection
 from manifest_sync.stores import open_store
 from manifest_sync.stores.base import Store
@@ -250,7 +250,7 @@ class ProjectFolder:
 
     def path(self, name: str) -> Path:
         """The one path that a name on the command line means."""
-        return parse_scope([name], self.config.root)[0]
+        return parse_path(name, self.config.root)
 
     def location(self) -> Location:
         """Where the configured bucket is, with credentials."""

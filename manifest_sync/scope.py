@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from manifest_sync.errors import UsageError
 from manifest_sync.model import MAX_PATH, Path, display
+from manifest_sync.pathrules import check_path
 from manifest_sync.patterns import NO_MATCH, PatternList, folder_ends
 
 _LAST = b"\xff" * (MAX_PATH + 1)
@@ -104,32 +105,42 @@ class Scope:
 
 
 def parse_scope(names: Iterable[str], root: str) -> list[Path]:
-    """Turn names as a person types them into paths below the root.
+    """Turn names as a person types them into paths below the root that can be looked at; see `parse_path`.
+
+    Raises:
+        UsageError: a name is empty or absolute, contains ``..`` or NUL, is too long or reserved.
+    """
+    paths = [parse_path(name, root) for name in names]
+    for path in paths:
+        if path and (reason := check_path(path)):
+            raise UsageError(f"{display(path)!r} is never looked at: {reason}", "leave it out")
+    return paths
+
+
+def parse_path(name: str, root: str) -> Path:
+    """Turn a name as a person types it into a path below the root, whether there can be such a one or not.
 
     ``./``, doubled and trailing ``/`` are dropped, and so is the root folder's own name in front, so that
     ``aria_rl``, ``experiments/aria_rl/`` and ``./experiments/aria_rl`` mean the same. The root itself
     gives the empty path.
 
     Args:
-        names: text as the command line or a list file gave it.
+        name: text as the command line or a list file gave it.
         root: the root folder relative to the project, as configured.
 
     Raises:
-        UsageError: a name is empty or absolute, or contains ``..`` or NUL.
+        UsageError: the name is empty or absolute, or contains ``..`` or NUL.
     """
     root_parts = [part for part in os.fsencode(root).split(b"/") if part not in (b"", b".")]
-    paths = []
-    for name in names:
-        raw = os.fsencode(name)
-        if not raw or raw.startswith(b"/") or b"\x00" in raw:
-            raise UsageError(
-                f"{display(raw)!r} does not name a path below {root}",
-                f"give a path relative to {root}, such as 'aria_rl' or '{root}/aria_rl'",
-            )
-        parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
-        if b".." in parts:
-            raise UsageError(f"{display(raw)!r} contains '..'", f"give a path relative to {root}")
-        if root_parts and parts[: len(root_parts)] == root_parts:
-            parts = parts[len(root_parts) :]
-        paths.append(Path(b"/".join(parts)))
-    return paths
+    raw = os.fsencode(name)
+    if not raw or raw.startswith(b"/") or b"\x00" in raw:
+        raise UsageError(
+            f"{display(raw)!r} does not name a path below {root}",
+            f"give a path relative to {root}, such as 'aria_rl' or '{root}/aria_rl'",
+        )
+    parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise UsageError(f"{display(raw)!r} contains '..'", f"give a path relative to {root}")
+    if root_parts and parts[: len(root_parts)] == root_parts:
+        parts = parts[len(root_parts) :]
+    return Path(b"/".join(parts))

@@ -101,7 +101,7 @@ def test_parse_scope_with_other_roots() -> None:
     assert parse_scope(["experiments/a"], ".") == [b"experiments/a"]
 
 
-@pytest.mark.parametrize("name", ["", "/etc", "../x", "a/../b", "a\0b"])
+@pytest.mark.parametrize("name", ["", "/etc", "../x", "a/../b", "a\0b", "x/.GIT", "y" * 256])
 def test_parse_scope_refuses(name: str) -> None:
     with pytest.raises(UsageError):
         parse_scope([name], "experiments")

@@ -245,6 +245,21 @@ def test_what_is_nowhere_is_named(pair: tuple[Machine, Machine]) -> None:
     assert "expl: nothing is there" in gpu.command("push", "-q", "--only", "expl").stderr
 
 
+@pytest.mark.parametrize("name", ["exp1/.git/config", "exp1/" + "x" * 300])
+def test_a_name_that_no_path_has_is_refused(pair: tuple[Machine, Machine], name: str) -> None:
+    gpu, _ = pair
+    (gpu.folder / "list").write_text(f"exp1/a\n{name}\n")
+    found = gpu.command("push", "--files-from", "list")
+    assert (found.returncode, found.stderr.splitlines()[1]) == (2, "  leave it out")
+    assert found.stderr.startswith(f"manifest-sync: '{name}' is never looked at: a component ")
+    project = gpu.project()
+    takers = (project.drop, project.restore, project.track, lambda only: project.status(only=only))
+    for take in takers:
+        with pytest.raises(UsageError, match="is never looked at"):
+            take(["exp1/a", name])
+    assert project.selection() == ()
+
+
 def test_a_name_that_is_nowhere_is_tracked_with_a_word(pair: tuple[Machine, Machine]) -> None:
     """As far as that is known: what this machine has not looked at so far may well be there."""
     _, laptop = pair
