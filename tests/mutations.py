@@ -255,7 +255,7 @@ def _replace_without_the_trash() -> None:
 
 
 def _move_the_old_away_first() -> None:
-    def move(self: Any, parent: int, name: bytes, path: Path, run: str, kept: bytes) -> None:
+    def move(self: Any, parent: int, name: bytes, path: Path, run: str, kept: bytes, expected: Any) -> None:
         os.rename(name, kept, src_dir_fd=parent, dst_dir_fd=self._area.trash(run))
 
     replace.Replacer._link_to_trash = move  # type: ignore[method-assign]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path as FsPath
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,33 @@ def test_a_bad_pull_is_taken_back_in_tree_and_base(pair: tuple[Machine, Machine]
     again = laptop.pull("full")
     assert (again.new, again.changed, again.deleted) == (1, 1, 1)
     assert laptop.tree() == gpu.tree()
+
+
+def test_what_could_not_be_copied_to_the_trash_is_never_put_back(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, laptop = pair
+
+    def no_link(*args: object, **options: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def half(reader: Any, writer: Any, size: int) -> None:
+        writer.write(reader.read(3))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_link)
+        patch.setattr(shutil, "copyfileobj", half)
+        with pytest.raises(ManifestSyncError, match="disk is full"):
+            laptop.pull("full")
+    failed = laptop.project().trash()[0]
+    assert [kept.path for kept in failed.files if kept.path == b"exp/a"] == []
+    assert laptop.read("exp/a") == "old exp/a"
+    laptop.pull("full")
+    laptop.project().undo(failed.header.run)
+    assert laptop.read("exp/a") == "new"
+    laptop.project().undo()
+    assert laptop.read("exp/a") == "old exp/a"
 
 
 def test_undo_goes_further_back_each_time_and_can_be_undone(pair: tuple[Machine, Machine]) -> None:

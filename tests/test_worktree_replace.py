@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat as st
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path as FsPath
 from typing import Any
 
@@ -305,6 +307,147 @@ def test_without_hard_links_the_old_is_copied(
     assert os.readlink(tree.trash_path(stored)) == "old"
 
 
+def overwrite(tree: Tree) -> None:
+    with open(tree.at("d/f"), "r+b") as file:
+        file.write(b"newer!")
+
+
+def save(tree: Tree) -> None:
+    os.rename(tree.write("d/g", b"newer!"), tree.at("d/f"))
+
+
+def delete(tree: Tree) -> None:
+    os.unlink(tree.at("d/f"))
+
+
+def only_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a link nor a rename leads from the tree to the trash."""
+    rename_new = syscalls.rename_new
+
+    def far(source: bytes, *args: Any) -> None:
+        if source == b"f":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename_new(source, *args)
+
+    monkeypatch.setattr(os, "link", refuse(errno.EXDEV))
+    monkeypatch.setattr(replace, "rename_new", far)
+
+
+def pull_over(tree: Tree, expected: Stat) -> None:
+    tree.put(b"d/f", b"pulled", expected=expected)
+
+
+def remove(tree: Tree, expected: Stat) -> None:
+    tree.remove(b"d/f", expected=expected)
+
+
+def kept_names(tree: Tree) -> list[str]:
+    """What lies in the trash of the run."""
+    return os.listdir(tree.state / "trash/run")
+
+
+@pytest.mark.parametrize("take", [pull_over, remove])
+@pytest.mark.parametrize("write", [overwrite, save, delete])
+def test_what_changes_while_it_is_copied_to_the_trash_is_left(
+    tree: Tree,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Tree], None],
+    take: Callable[[Tree, Stat], object],
+) -> None:
+    tree.write("d/f", b"before")
+    os.utime(tree.at("d/f"), ns=(7, 7))
+    expected = tree.stat(b"d/f")
+    only_copies(monkeypatch)
+    copy = shutil.copyfileobj
+    copied: list[bool] = []
+
+    def slow(*args: Any) -> None:
+        copy(*args)
+        assert kept_names(tree) == [], "what a kill leaves now is not whole"
+        write(tree)
+        copied.append(True)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slow)
+    with pytest.raises(TargetChanged):
+        take(tree, expected)
+    assert copied
+    if write is delete:
+        assert not os.path.exists(tree.at("d/f"))
+    else:
+        assert tree.read("d/f") == b"newer!"
+    assert (kept_names(tree), tree.staged_names()) == ([], [])
+
+
+@pytest.mark.parametrize("take", [pull_over, remove])
+@pytest.mark.parametrize("call", ["copyfileobj", "fchmod", "fsync", "fsync of the folder"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, 0])
+def test_a_copy_to_the_trash_that_fails_is_not_kept(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, number: int, call: str, take: Callable[[Tree, Stat], object]
+) -> None:
+    tree.write("d/f", b"before")
+    expected = tree.stat(b"d/f")
+    before = tree.snapshot()
+    sync = os.fsync
+
+    def fail(*args: Any) -> None:
+        if not number:
+            raise KeyboardInterrupt
+        raise OSError(number, os.strerror(number))
+
+    def half(reader: Any, writer: Any, size: int) -> None:
+        writer.write(reader.read(3))
+        fail()
+
+    def sync_file(descriptor: int) -> None:
+        if st.S_ISDIR(os.fstat(descriptor).st_mode):
+            fail()
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        only_copies(patch)
+        if call == "copyfileobj":
+            patch.setattr(shutil, call, half)
+        else:
+            patch.setattr(os, call.partition(" ")[0], sync_file if " " in call else fail)
+        with pytest.raises(ManifestSyncError if number else KeyboardInterrupt):
+            take(tree, expected)
+    assert (tree.snapshot(), kept_names(tree), tree.staged_names()) == (before, [], [])
+
+
+def test_what_is_copied_to_the_trash_and_cannot_be_removed_is_not_kept(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.write("d/f", b"before")
+    unlink = os.unlink
+
+    def closed(name: Any, **options: Any) -> None:
+        if name == b"f":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        unlink(name, **options)
+
+    only_copies(monkeypatch)
+    monkeypatch.setattr(os, "unlink", closed)
+    with pytest.raises(ManifestSyncError, match="read-only"):
+        tree.remove(b"d/f", expected=tree.stat(b"d/f"))
+    assert (tree.read("d/f"), kept_names(tree)) == (b"before", [])
+
+
+def test_a_trash_folder_that_cannot_be_synced_is_used(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.write("d/f", b"before")
+    sync = os.fsync
+
+    def sync_file(descriptor: int) -> None:
+        if st.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    only_copies(monkeypatch)
+    monkeypatch.setattr(os, "fsync", sync_file)
+    _, stored = tree.put(b"d/f", b"pulled", expected=tree.stat(b"d/f"))
+    assert stored is not None
+    assert (tree.read("d/f"), tree.trashed(stored)) == (b"pulled", b"before")
+
+
 def test_without_an_exclusive_rename_it_is_looked_first(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "_renameat2", None)
     stat, _ = tree.put(b"f", b"new")
@@ -421,6 +564,29 @@ def test_mounted_filesystem_inside_the_tree(tree: Tree, mounted: FsPath) -> None
     found = tree.scan()
     assert found[b"disk"].mounted
     assert not found[b""].mounted
+
+
+def test_what_changes_while_the_new_is_carried_to_its_filesystem_is_left(
+    tree: Tree, mounted: FsPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.put(b"disk/f", b"before", mtime_ns=7)
+    expected = tree.stat(b"disk/f")
+    copy = shutil.copyfileobj
+    copied: list[bool] = []
+
+    def slow(*args: Any) -> None:
+        copy(*args)
+        if not copied:
+            (mounted / "f").write_bytes(b"newer!")
+        copied.append(True)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slow)
+    with pytest.raises(TargetChanged):
+        tree.put(b"disk/f", b"pulled", expected=expected)
+    assert len(copied) == 2
+    assert tree.read("disk/f") == b"newer!"
+    assert (kept_names(tree), tree.staged_names()) == ([], [])
+    assert os.listdir(mounted / ".manifest-sync/staging") == []
 
 
 def test_mounted_filesystem_that_is_full(tree: Tree, mounted: FsPath) -> None:

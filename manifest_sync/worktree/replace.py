@@ -69,7 +69,7 @@ class Replacer:
                     rename_new(source_name, source_dir, name, parent)
             else:
                 run, _, kept = keep_as.partition("/")
-                self._link_to_trash(parent, name, path, run, os.fsencode(kept))
+                self._link_to_trash(parent, name, path, run, os.fsencode(kept), expected)
                 try:
                     os.rename(source_name, name, src_dir_fd=source_dir, dst_dir_fd=parent)
                 except OSError:
@@ -130,7 +130,9 @@ class Replacer:
             raise TargetChanged(path, "it has changed since it was looked at")
         return found
 
-    def _link_to_trash(self, parent: int, name: bytes, path: Path, run: str, kept: bytes) -> None:
+    def _link_to_trash(
+        self, parent: int, name: bytes, path: Path, run: str, kept: bytes, expected: Stat
+    ) -> None:
         """A second name for the old content: the path itself is never without any."""
         trash = self._area.trash(run)
         before = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -139,7 +141,8 @@ class Replacer:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            _copy(name, parent, kept, trash)
+            self._copy_to_trash(parent, name, path, trash, kept, expected)
+            return
         after = os.stat(kept, dir_fd=trash, follow_symlinks=False)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             os.unlink(kept, dir_fd=trash)
@@ -155,9 +158,12 @@ class Replacer:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy(name, parent, kept, trash)
-            self._check(parent, name, path, before)
-            os.unlink(name, dir_fd=parent)
+            self._copy_to_trash(parent, name, path, trash, kept, before)
+            try:
+                os.unlink(name, dir_fd=parent)
+            except OSError:
+                os.unlink(kept, dir_fd=trash)
+                raise
             return
         after = look(trash, kept, follow=False)
         # A followed link was looked at through its target: only the link moves.
@@ -169,6 +175,28 @@ class Replacer:
         ):
             rename_new(kept, trash, name, parent)
             raise TargetChanged(path, "it changed just now")
+
+    def _copy_to_trash(
+        self, parent: int, name: bytes, path: Path, trash: int, kept: bytes, expected: Stat
+    ) -> None:
+        """For where neither a link nor a rename leads to the trash: copy what is there, then look again.
+
+        To copy may take minutes, and so may what came before: a file that was carried to this filesystem.
+        """
+        staging, copied = self._area.staging, secrets.token_hex(8).encode()
+        try:
+            _copy(name, parent, copied, staging)
+            # Under its name only once it is whole: what a kill leaves of it would be put back by an undo.
+            rename_new(copied, staging, kept, trash)
+        finally:
+            _unlink_quietly(copied, staging)
+        try:
+            # The path may lie on another filesystem, which could reach the disk before this one.
+            _sync_folder(trash)
+            self._check(parent, name, path, expected)
+        except BaseException:
+            _unlink_quietly(kept, trash)
+            raise
 
     def _carry(self, folder: Path, source: bytes, origin: int) -> tuple[int, bytes]:
         """Copy a file of ours to the filesystem mounted at or above ``folder``, so that it can be renamed."""
@@ -274,6 +302,15 @@ def _copy(name: bytes, source_dir: int, target: bytes, target_dir: int) -> None:
                 os.fchmod(copy, found.st_mode & 0o777)
                 os.fsync(copy)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target_dir, follow_symlinks=False)
+
+
+def _sync_folder(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems cannot sync a folder; the file itself is synced already.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _unlink_quietly(name: bytes, folder: int) -> None:
