@@ -201,7 +201,8 @@ def _moves(found: Traits, *, keeps_symlinks: bool) -> Finding:
         return warning(
             "replacing",
             f"{found.folder} knows no hard links",
-            "what pull replaces is copied to the trash instead: that is slower, and as safe",
+            "what pull replaces is copied to the trash instead: that is slower, and what a program writes "
+            "into a file in the very moment it is replaced is lost",
         )
     return ok("replacing", "files are replaced by one rename, and the old content is kept by a hard link")
 
