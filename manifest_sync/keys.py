@@ -37,11 +37,6 @@ def new_session(fence: int, random: bytes) -> str:
     return f"{fence}-{random.hex()}"
 
 
-def session_fence(session: str) -> int:
-    """The fence at which a session began."""
-    return int(session.partition("-")[0])
-
-
 def snapshot_key(sequence: int, snapshot: str) -> str:
     """Key of the immutable copy of a head."""
     return f"snapshots/{sequence:010d}-{snapshot}.json.zst"

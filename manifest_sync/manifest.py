@@ -32,7 +32,6 @@ from manifest_sync.keys import (
     page_key,
     parse_gc_list,
     parse_history,
-    session_fence,
     snapshot_key,
 )
 from manifest_sync.model import MAX_PATH, Path, display
@@ -64,7 +63,6 @@ __all__ = [
     "parse_gc_list",
     "parse_history",
     "parse_manifest",
-    "session_fence",
     "snapshot_key",
 ]
 

@@ -89,8 +89,6 @@ class WatchOptions:
 class WatchReport:
     """The end of a watch: what the last push, which looked at everything, left."""
 
-    pushes: int = 0
-    """How many of its pushes made a new head."""
     last: RunReport = field(default_factory=lambda: RunReport("push", "copy"))
 
     @property
@@ -234,7 +232,6 @@ class Watch:
             self._teller.note("it works again")
             self._trouble = ""
         if report.published:
-            self._report.pushes += 1
             self._teller.published(report)
         found = {
             *((path, "conflict") for path in report.conflicts),
