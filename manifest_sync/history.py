@@ -78,7 +78,6 @@ class LogRecord:
     bytes_change: int | None = None
     is_collection: bool = False
     """Published by ``gc``: its fence is above the parent's."""
-    is_head: bool = False
     has_older: bool = False
     pins: tuple[str, ...] = ()
     problem: str = ""
@@ -237,7 +236,6 @@ class History:
             files_change=None if parent is None else found.files - parent.files,
             bytes_change=None if parent is None else found.bytes - parent.bytes,
             is_collection=parent is not None and found.fence > parent.fence,
-            is_head=found.snapshot == self.head.manifest.snapshot,
             has_older=has_older,
             pins=pins,
         )

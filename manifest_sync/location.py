@@ -299,15 +299,6 @@ def _parse_rclone(text: str, path: str) -> configparser.RawConfigParser:
     return config
 
 
-def rclone_remotes(environment: Environment) -> list[str]:
-    """The names of the remotes of rclone.conf that can be used here; none where it cannot be read."""
-    try:
-        remotes = _parse_rclone(environment.rclone_conf or "", environment.rclone_path)
-    except UsageError:
-        return []
-    return sorted(name for name in remotes.sections() if remotes[name].get("type", "") == "s3")
-
-
 def _split_bucket(text: str, rest: str) -> tuple[str, str]:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:

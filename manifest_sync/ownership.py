@@ -138,16 +138,6 @@ class Ownership:
         above = (self._folders.get(path) or self._remember(path)).verdict
         return above or Verdict("bucket", DEFAULT_RULE)
 
-    def rule_verdict(self, path: Path) -> Verdict:
-        """Who would own the file ``path`` if git did not track it: shows files with two owners."""
-        for end in folder_ends(path):
-            above = self._folder_verdict(path[:end])
-            if above is not None:
-                return above
-        if _is_reserved(path[path.rfind(b"/") + 1 :]):
-            return Verdict("neither", RESERVED_RULE)
-        return self._judge(self._rule_patterns.match_file(path), self._group_patterns.match_file(path))
-
     @property
     def tracked(self) -> frozenset[bytes]:
         """All that git tracks below the root."""

@@ -134,11 +134,6 @@ class PackBuilder:
         self.size += len(stored)
         return number
 
-    @property
-    def frame_offsets(self) -> list[int]:
-        """Where each frame starts in the pack, bytes."""
-        return [frame.offset for frame in self.frames]
-
     def finish(self) -> tuple[str, bytes]:
         """The pack's id (hex) and its bytes, once: the frames are let go of.
 

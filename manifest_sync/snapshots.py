@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from manifest_sync import manifest as fmt
 from manifest_sync.errors import Damaged, UsageError
 from manifest_sync.manifest import Manifest
 from manifest_sync.repository import Head, Repository
@@ -69,18 +68,6 @@ class Snapshots:
         while current is not None:
             yield current
             current = self.parent(current)
-
-    def pinned(self) -> list[Manifest]:
-        """The pinned snapshots, as the head lists them.
-
-        Raises:
-            Damaged: one of them is missing or unreadable.
-        """
-        return [self.load(pin.sequence, pin.snapshot) for pin in self._head.pins]
-
-    def chain(self) -> list[tuple[int, str]]:
-        """Sequence and id of every snapshot of the chain that is kept and there, newest first, then pins."""
-        return [(link.sequence, link.id) for link in self.iter_links() if link.stored]
 
     def iter_links(self) -> Iterator[Link]:
         """Every snapshot that should be kept, newest first: the head's chain, then pins that are not in it.
@@ -283,8 +270,3 @@ def list_snapshots(repository: Repository) -> list[tuple[int, str]]:
     """Sequence and id of every snapshot object there is, of whatever chain, lowest sequence first."""
     found = (_KEY.match(item.key) for item in repository.store.list("snapshots/"))
     return sorted((int(match[1]), match[2]) for match in found if match)
-
-
-def key_of(manifest: Manifest) -> str:
-    """Key of a snapshot's object."""
-    return fmt.snapshot_key(manifest.sequence, manifest.snapshot)

@@ -20,7 +20,6 @@ from manifest_sync.config import (
     render_config,
 )
 from manifest_sync.errors import UsageError
-from manifest_sync.location import rclone_remotes
 
 R2 = {
     "R2_ACCESS_KEY_ID": "id",
@@ -268,8 +267,6 @@ session_token = token
     with pytest.raises(UsageError, match="is encrypted") as caught:
         locate("r2:b", environment=Environment({}, encrypted, "/home/me/rclone.conf"))
     assert "rclone config encryption remove" in caught.value.hint
-    assert rclone_remotes(Environment({}, conf)) == ["both", "other"]
-    assert rclone_remotes(Environment({}, encrypted)) == rclone_remotes(Environment()) == []
 
 
 @pytest.mark.parametrize(

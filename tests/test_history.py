@@ -61,10 +61,10 @@ class TestLog:
         chain.publish("a", "b", "c", message="three", host="laptop")
         chain.publish(without=["a"])
         records = list(look(chain).log())
-        assert [(r.sequence, r.files, r.files_change, r.is_head, r.has_older) for r in records] == [
-            (2, 2, -1, True, True),
-            (1, 3, 3, False, True),
-            (0, 0, None, False, False),
+        assert [(r.sequence, r.files, r.files_change, r.has_older) for r in records] == [
+            (2, 2, -1, True),
+            (1, 3, 3, True),
+            (0, 0, None, False),
         ]
         assert [(r.host, r.message) for r in records[:2]] == [("gpu", ""), ("laptop", "three")]
         assert records[1].id == chain.manifests[1].snapshot

@@ -286,7 +286,7 @@ def test_page_cache(index: Index) -> None:
     index.drop_pages(set())
     assert index.page_of_chunk(chunk) is None
     assert (index.load_page_body("one"), index.load_page_body("two")) == (b"body", None)
-    index.unreflect_page("one")
+    index.unreflect_page("one", b"a", b"c")
     assert (index.reflected(), index.row(Path(b"a"))) == (set(), None)
     index.drop_pages({"one"})
     assert index.load_page_body("one") == b"body"
@@ -295,8 +295,8 @@ def test_page_cache(index: Index) -> None:
 def test_a_page_reflected_without_a_body_knows_its_range(index: Index) -> None:
     index.save_chunk_hints("page", [Hash(b"c" * 32)])
     index.reflect_page("page", [(Path(b"b"), A), (Path(b"d"), B)])
-    index.unreflect_page("page")
-    index.unreflect_page("unknown")
+    assert index.reflected_ranges() == [("page", b"b", b"d")]
+    index.unreflect_page("page", b"b", b"d")
     assert index.drift(ALL) == []
 
 

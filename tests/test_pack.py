@@ -42,7 +42,7 @@ def test_round_trip(frames: list[list[bytes]]) -> None:
     builder, pack_id, body = build(frames)
     assert pack_id == hash_bytes(body).hex()
     trailer = parse_trailer(body)
-    assert [frame.offset for frame in trailer.frames] == builder.frame_offsets
+    assert [frame.offset for frame in trailer.frames] == [frame.offset for frame in builder.frames]
     plain = [decode_frame(body[f.offset : f.offset + f.stored], f.raw) for f in trailer.frames]
     found = [plain[c.frame][c.offset : c.offset + c.length] for c in trailer.chunks]
     assert found == [data for contents in frames for data in contents]

@@ -10,8 +10,8 @@ import pytest
 
 from manifest_sync.canonical import compress
 from manifest_sync.errors import Damaged, ManifestSyncError, UsageError
-from manifest_sync.manifest import HISTORY_BLOCK, Pin, encode_manifest
-from manifest_sync.snapshots import Snapshots, key_of, list_snapshots
+from manifest_sync.manifest import HISTORY_BLOCK, Pin, encode_manifest, snapshot_key
+from manifest_sync.snapshots import Snapshots, list_snapshots
 from manifest_sync.times import rfc3339
 from tests.chains import START, Chain
 from tests.conftest import Soak
@@ -39,10 +39,15 @@ def chain() -> Chain:
     return made
 
 
+def stored(snapshots: Snapshots) -> list[tuple[int, str]]:
+    """Sequence and id of what should be kept and is there."""
+    return [(link.sequence, link.id) for link in snapshots.iter_links() if link.stored]
+
+
 def test_the_walk_goes_down_to_the_first_snapshot(chain: Chain) -> None:
     snapshots = chain.snapshots()
     assert [m.sequence for m in snapshots.walk()] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-    assert snapshots.chain() == [(m.sequence, m.snapshot) for m in reversed(chain.manifests)]
+    assert stored(snapshots) == [(m.sequence, m.snapshot) for m in reversed(chain.manifests)]
     assert all(link.stored for link in snapshots.iter_links())
 
 
@@ -55,8 +60,8 @@ def test_the_walk_ends_at_the_oldest_that_is_kept(chain: Chain) -> None:
     again.extend(3)
     lost = again.manifests[0]
     again.collect(oldest=2)
-    again.store.put(key_of(lost), b"still there")
-    assert [sequence for sequence, _ in again.snapshots().chain()] == [4, 3, 2]
+    again.store.put(snapshot_key(lost.sequence, lost.snapshot), b"still there")
+    assert [sequence for sequence, _ in stored(again.snapshots())] == [4, 3, 2]
 
 
 def test_a_pin_is_kept_below_the_oldest(chain: Chain) -> None:
@@ -65,7 +70,8 @@ def test_a_pin_is_kept_below_the_oldest(chain: Chain) -> None:
     before = list(chain.snapshots().iter_links())
     chain.collect(oldest=10)
     snapshots = chain.snapshots()
-    assert [m.sequence for m in snapshots.pinned()] == [2, 4]
+    pins = chain.head.manifest.pins
+    assert [snapshots.load(pin.sequence, pin.snapshot).sequence for pin in pins] == [2, 4]
     assert [link.sequence for link in before] == list(range(11, -1, -1)), "each once while all are kept"
     assert [link.sequence for link in snapshots.iter_links()] == [12, 11, 10, 4, 2]
     for text, sequence in [
@@ -158,7 +164,7 @@ def test_a_snapshot_that_lost_its_race_is_not_found(chain: Chain) -> None:
     assert (10, loser.snapshot) in list_snapshots(chain.repository)
     refusal(chain, "cafecafe")
     assert chain.snapshots().find("10", NOW).snapshot == chain.manifests[10].snapshot
-    assert loser.snapshot not in [id_ for _, id_ in chain.snapshots().chain()]
+    assert loser.snapshot not in [id_ for _, id_ in stored(chain.snapshots())]
 
 
 def test_two_pins_of_one_name_are_ambiguous(chain: Chain) -> None:
@@ -247,7 +253,7 @@ class TestGaps:
 
     def test_the_walk_and_the_chain_cross_it(self, gap: Chain) -> None:
         assert [m.sequence for m in gap.snapshots().walk()] == [16, 15, 14, 3, 2, 1, 0]
-        assert [sequence for sequence, _ in gap.snapshots().chain()] == [16, 15, 14, 3, 2, 1, 0]
+        assert [sequence for sequence, _ in stored(gap.snapshots())] == [16, 15, 14, 3, 2, 1, 0]
 
     def test_names_cross_it(self, gap: Chain) -> None:
         for text, sequence in [("3", 3), ("14", 14), ("head~3", 3), ("2026-11-01 03:30", 3)]:
@@ -279,7 +285,7 @@ class TestLongChains:
 
     def test_everything_is_found(self, long: Chain) -> None:
         top = 2 * HISTORY_BLOCK + 88
-        assert [sequence for sequence, _ in long.snapshots().chain()] == list(range(top, -1, -1))
+        assert [sequence for sequence, _ in stored(long.snapshots())] == list(range(top, -1, -1))
         for sequence in (0, 1, HISTORY_BLOCK - 1, HISTORY_BLOCK, HISTORY_BLOCK + 1, 2 * HISTORY_BLOCK, top):
             assert sequence_of(long, str(sequence)) == sequence
             manifest = long.manifests[sequence]
@@ -302,12 +308,12 @@ class TestLongChains:
         chain.extend(2 * HISTORY_BLOCK + 88)
         blocks = sorted(item.key for item in chain.store.list("history/"))
         assert len(blocks) == 2
-        whole = chain.snapshots().chain()
+        whole = stored(chain.snapshots())
         for lost in blocks:
             chain.store.delete(lost)
-            assert chain.snapshots().chain() == whole
+            assert stored(chain.snapshots()) == whole
         chain.store.put(blocks[0], b"{}")
-        assert chain.snapshots().chain() == whole
+        assert stored(chain.snapshots()) == whole
         assert sequence_of(chain, "3") == 3
 
     def test_a_lost_block_without_its_stand_in_is_damage(self) -> None:
@@ -380,7 +386,7 @@ class TestDamage:
             ancestors=(chain.head.manifest.snapshot,),
             parent=chain.head.manifest.snapshot,
         )
-        chain.store.put(key_of(stand_in), compress(encode_manifest(around)))
+        chain.store.put(snapshot_key(stand_in.sequence, stand_in.snapshot), compress(encode_manifest(around)))
         with pytest.raises(Damaged):
             list(chain.snapshots().iter_links())
 
@@ -409,9 +415,9 @@ def test_any_chain_any_time(soak: Soak) -> None:
                 refusal(chain, asked.isoformat())
 
 
-def test_pins_are_read_as_the_head_lists_them(chain: Chain) -> None:
+def test_a_pinned_snapshot_that_is_lost_is_named(chain: Chain) -> None:
     chain.pin(chain.manifests[3], "a")
     assert chain.head.manifest.pins == (Pin(3, chain.manifests[3].snapshot, "a"),)
     chain.lose(chain.manifests[3])
     with pytest.raises(Damaged, match="sequence 3"):
-        chain.snapshots().pinned()
+        chain.snapshots().load(3, chain.manifests[3].snapshot)

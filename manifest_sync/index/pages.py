@@ -60,15 +60,9 @@ class PageTables(IndexConnection):
                 (page_id, first, last),
             )
 
-    def unreflect_page(self, page_id: str, first: bytes | None = None, last: bytes | None = None) -> None:
-        """Take a page's range, both ends included, out of ``remote``; unreflect before reflecting others.
-
-        Without ``first`` and ``last`` the range is the one kept with the page.
-        """
+    def unreflect_page(self, page_id: str, first: bytes, last: bytes) -> None:
+        """Take a page's range, both ends included, out of ``remote``; unreflect before reflecting others."""
         with self._atomic():
-            if first is None or last is None:
-                kept = self._first("SELECT first, last FROM pages WHERE id = ?", (page_id,))
-                first, last = kept or (b"", b"")
             bounds = (first, last)
             self._write(
                 "DELETE FROM paths WHERE path BETWEEN ? AND ? AND local IS NULL AND base IS NULL", bounds

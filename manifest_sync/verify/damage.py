@@ -197,11 +197,6 @@ class VerifyReport:
         return any(damage.head for damage in self.damaged)
 
     @property
-    def hurt_paths(self) -> set[Path]:
-        """Paths of the current state that cannot be had, as far as they are known."""
-        return {file.path for damage in self.damaged for file in damage.files if file.head}
-
-    @property
     def exit_code(self) -> int:
         """7 when anything is damaged, 3 when something could not be looked at, else 0."""
         if self.damaged or self.missed:

@@ -51,8 +51,6 @@ class Listing:
     """Names of files and folders that are ours and cannot be sent, because no path may be that long."""
     complete: bool = True
     """Whether every folder in it that is ours is in ``folders``; a limited scope leaves some out."""
-    recursive: bool = True
-    """Whether its folders are entered at all."""
     unseen: str = ""
     """Why it could not be looked into: then nothing in or below it counts as deleted. '' when it could."""
     n_files: int = 0
@@ -160,9 +158,9 @@ class Scanner:
             device = self._folders.device(folder)
             found, names = self._read(descriptor)
         except TargetBlocked as error:
-            return Listing(folder, complete=False, recursive=recursive, unseen=error.reason)
+            return Listing(folder, complete=False, unseen=error.reason)
         except OSError as error:
-            return Listing(folder, complete=False, recursive=recursive, unseen=reason_of(error))
+            return Listing(folder, complete=False, unseen=reason_of(error))
         mounted = device != (self._root_device if folder else self._state_device)
         known = self._known(folder)
         if known is not None and known[1] != mounted:
@@ -170,7 +168,6 @@ class Scanner:
                 folder,
                 mounted=mounted,
                 complete=False,
-                recursive=recursive,
                 unseen="it is on another device than last time",
             )
         digest = self._digest(folder, found, names)
@@ -186,7 +183,6 @@ class Scanner:
                 folders=entered,
                 all_folders=everything,
                 complete=not left_out,
-                recursive=recursive,
                 n_files=len(plain),
                 n_bytes=sum(plain),
             )
@@ -202,7 +198,6 @@ class Scanner:
             special,
             too_long + long_folders,
             not left_out,
-            recursive,
             "",
             len(files),
             sum(stat.size for _, stat in files),

@@ -115,16 +115,15 @@ class Worktree:
         except OSError as error:
             raise disk_failure(os.fsencode(self._state_dir), error) from error
 
-    def tick(self, after_ns: int | None = None) -> int:
-        """Wait until the filesystem's clock is past ``after_ns`` (None: past now), and return it.
+    def tick(self) -> int:
+        """Wait until the filesystem's clock is past what it says now, and return it.
 
-        That takes some milliseconds, two seconds on FAT. A time further ahead than three seconds is not
-        waited for: such a file stays suspect.
+        That takes some milliseconds, two seconds on FAT. More than three seconds are not waited for: what was
+        written just now stays suspect.
         """
-        now = self.clock()
-        after = now if after_ns is None else after_ns
+        now = before = self.clock()
         give_up = time.monotonic() + _TICK_SECONDS
-        while now <= after and time.monotonic() < give_up:
+        while now <= before and time.monotonic() < give_up:
             time.sleep(0.001)
             now = self.clock()
         return now
