@@ -217,7 +217,6 @@ def run_options(
     list_actions: bool = False,
     only: Sequence[str] = (),
     files_from: Sequence[str] = (),
-    groups: Sequence[str] = (),
     exclude: Sequence[str] = (),
     resolve: str | None = None,
     resolve_paths: Sequence[str] = (),
@@ -225,8 +224,8 @@ def run_options(
     restore_deleted: bool = False,
     max_delete: str | None = None,
     message: str = "",
-) -> tuple[RunOptions, tuple[str, ...]]:
-    """The options of a push or pull in their checked form, and the groups to include.
+) -> RunOptions:
+    """The options of a push or pull in their checked form.
 
     Raises:
         UsageError: options that do not go together, or a path outside the root.
@@ -240,7 +239,7 @@ def run_options(
         resolve_paths=tuple(parse_scope(resolve_paths, config.root)),
     )
     scope = Scope(tuple(parse_scope([*only, *files_from], config.root)), tuple(exclude))
-    options = RunOptions(
+    return RunOptions(
         policy,
         scope,
         checksum=checksum,
@@ -250,4 +249,3 @@ def run_options(
         message=message,
         named=scope.only,
     )
-    return options, tuple(groups)

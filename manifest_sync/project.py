@@ -36,36 +36,40 @@ class Project(ProjectStart):
     Made by `Project.find` or `Project.init`; every command opens and locks the local state for itself.
     """
 
-    def push(self, mode: str | None = None, **options: object) -> RunReport:
-        """Send this side's changes; see `decide.run_options` for the options.
+    def push(self, mode: str | None = None, groups: Sequence[str] = (), **options: object) -> RunReport:
+        """Send this side's changes; see `decide.run_options` for the other options.
 
         Args:
             mode: ``new``, ``copy`` or ``full``; default: what the configuration says.
+            groups: names of groups that are else left out.
         """
         from manifest_sync.push import push
 
-        return self._run("push", push, mode or self.config.push, options)
+        return self._run("push", push, mode or self.config.push, groups, options)
 
-    def pull(self, mode: str | None = None, **options: object) -> RunReport:
-        """Bring the bucket's changes here; see `decide.run_options` for the options."""
+    def pull(self, mode: str | None = None, groups: Sequence[str] = (), **options: object) -> RunReport:
+        """Bring the bucket's changes here; see `push`."""
         from manifest_sync.pull import pull
 
-        return self._run("pull", pull, mode or self.config.pull, options)
+        return self._run("pull", pull, mode or self.config.pull, groups, options)
 
-    def sync(self, *, checksum: bool = False, message: str = "", **options: Any) -> SyncReport:
+    def sync(
+        self, *, groups: Sequence[str] = (), checksum: bool = False, message: str = "", **options: Any
+    ) -> SyncReport:
         """Bring what is new and changed in the bucket, then send what is new and changed here; nothing is
         deleted on either side. See `decide.run_options` for the options of scope, and ``dry_run``.
 
         Args:
+            groups: names of groups that are else left out.
             checksum: read every local file again.
             message: recorded with the snapshot.
         """
         from manifest_sync.pull import pull
         from manifest_sync.push import push
 
-        bring, groups = self._options("pull", "copy", {**options, "checksum": checksum})
-        send, _ = self._options("push", "copy", {**options, "message": message})
-        with self.workspace(groups) as ws:
+        bring = self._options("pull", "copy", {**options, "checksum": checksum})
+        send = self._options("push", "copy", {**options, "message": message})
+        with self.workspace(tuple(groups)) as ws:
             pulled = self._timed(ws, lambda: pull(ws, bring))
             try:
                 pushed = self._timed(ws, lambda: push(ws, send))
@@ -105,22 +109,22 @@ class Project(ProjectStart):
 
         if mode not in ("new", "copy"):
             raise UsageError(f"watch does not delete, so there is no --{mode}", "use --new or --copy")
-        given = {"only": only, "exclude": exclude, "groups": groups, "message": message}
-        whole, with_groups = run_options("push", mode, self.config, **given)  # type: ignore[arg-type]
+        given = {"only": only, "exclude": exclude, "message": message}
+        whole = run_options("push", mode, self.config, **given)  # type: ignore[arg-type]
         settle = Settle(round(options.settle * 1e9), self.config.trust_ctime)
 
         def push_some(paths: tuple[Path, ...] | None) -> RunReport:
             # Asked each time, because `track` may have changed what this machine looks at.
-            asked, _ = self._options("push", mode, given)
+            asked = self._options("push", mode, given)
             scope = asked.scope
             if paths is not None:
                 scope = Scope(common(paths, scope.only), scope.exclude)
                 if not scope.only:
                     return RunReport("push", mode)
-            with self.workspace(with_groups) as ws:
+            with self.workspace(tuple(groups)) as ws:
                 return self._timed(ws, lambda: push(ws, replace(asked, scope=scope, settle=settle, named=())))
 
-        ownership, warning = self._ownership(with_groups)
+        ownership, warning = self._ownership(tuple(groups))
         if warning:
             teller.note(warning)
         with Events(
@@ -288,19 +292,18 @@ class Project(ProjectStart):
         command: str,
         operation: Callable[[Workspace, RunOptions], RunReport],
         mode: str,
+        groups: Sequence[str],
         asked: Mapping[str, object],
     ) -> RunReport:
-        options, groups = self._options(command, mode, asked)
-        with self.workspace(groups) as ws:
+        options = self._options(command, mode, asked)
+        with self.workspace(tuple(groups)) as ws:
             report = self._timed(ws, lambda: operation(ws, options))
             _point_out(ws, options)
         return report
 
-    def _options(
-        self, command: str, mode: str, asked: Mapping[str, object]
-    ) -> tuple[RunOptions, tuple[str, ...]]:
-        options, groups = run_options(command, mode, self.config, **asked)  # type: ignore[arg-type]
-        return replace(options, scope=self.tracked_scope(options.scope)), groups
+    def _options(self, command: str, mode: str, asked: Mapping[str, object]) -> RunOptions:
+        options = run_options(command, mode, self.config, **asked)  # type: ignore[arg-type]
+        return replace(options, scope=self.tracked_scope(options.scope))
 
     def status(
         self, offline: bool = False, only: Sequence[str] = (), groups: Sequence[str] = ()

@@ -146,8 +146,8 @@ def set_scene(folder: Path, scene: Scene) -> Callable[..., Searched]:
         found = store.get(item.key, max_bytes=1 << 30)
         assert found is not None
         objects[item.key] = found.body
-    new, _ = run_options("push", "new", gpu.project().config)
-    full, _ = run_options("push", "full", laptop.project().config)
+    new = run_options("push", "new", gpu.project().config)
+    full = run_options("push", "full", laptop.project().config)
     options = GcOptions(Retention(1, None), timedelta(0), apply=True, repack=scene.repack)
 
     def ends_well(**expected: bytes | None) -> Callable[[str, dict[bytes, bytes]], str]:

@@ -427,10 +427,10 @@ def test_a_hint_reaches_what_it_has_in_common_with_the_selection() -> None:
 
 def settled_push(machine: Machine, settle: Settle, *, progress: Any = None) -> RunReport:
     config = load_config(str(machine.folder))
-    options, groups = run_options("push", "copy", config)
+    options = run_options("push", "copy", config)
     with (
         Project.find(str(machine.folder), env={}, progress=progress) as project,
-        project.workspace(groups) as ws,
+        project.workspace(()) as ws,
     ):
         return push(ws, replace(options, settle=settle))
 
