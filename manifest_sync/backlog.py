@@ -86,7 +86,7 @@ class Backlog:
 
 
 @dataclass(slots=True)
-class Pace:
+class PushTimes:
     """When the next push may begin: some time after the last, and ever later while they fail.
 
     Args:

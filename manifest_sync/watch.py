@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from manifest_sync.backlog import Backlog, Batch, Pace
+from manifest_sync.backlog import Backlog, Batch, PushTimes
 from manifest_sync.errors import AccessDenied, Contended, Damaged, ManifestSyncError, NoRepository, UsageError
 from manifest_sync.model import Path
 from manifest_sync.ownership import Ownership
@@ -129,7 +129,7 @@ class Watch:
         self._clock = clock
         self._wait = wait
         self._backlog = Backlog(options.settle)
-        self._pace = Pace(jitter)
+        self._times = PushTimes(jitter)
         self._report = WatchReport()
         self._is_scanning = False
         self._rescan_at = clock() + RESCAN_SECONDS
@@ -148,7 +148,7 @@ class Watch:
         self._backlog.note_everything(self._clock() - self._options.settle)
         while not self._stopping():
             self._listen()
-            if self._pace.may_push(self._clock()):
+            if self._times.may_push(self._clock()):
                 self._turn()
             self._wait(TICK)
         return self._finish()
@@ -185,13 +185,13 @@ class Watch:
             if isinstance(error, AccessDenied) and not self._has_worked:
                 raise
             self._backlog.put_back(batch, self._clock())
-            self._pace.failed(self._clock())
+            self._times.failed(self._clock())
             self._tell_trouble(error)
             return
         now = self._clock()
         # Where all that was found was still being written, the next snapshot need not wait for its turn.
         came_too_early = report.waiting and not report.published
-        self._pace.succeeded(now, self._options.settle if came_too_early else self._options.interval)
+        self._times.succeeded(now, self._options.settle if came_too_early else self._options.interval)
         self._backlog.note(report.waiting, now)
         self._tell(report, has_seen_all=batch.paths is None)
 
@@ -220,7 +220,7 @@ class Watch:
         return self._push(paths)
 
     def _tell_trouble(self, error: ManifestSyncError | OSError) -> None:
-        if self._trouble or (isinstance(error, Contended) and self._pace.failures <= _QUIET_FAILURES):
+        if self._trouble or (isinstance(error, Contended) and self._times.failures <= _QUIET_FAILURES):
             return
         self._trouble = error.message if isinstance(error, ManifestSyncError) else str(error)
         self._teller.note(f"{self._trouble}; watching goes on, and it is tried again until it works")

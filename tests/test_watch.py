@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from manifest_sync.backlog import LONGEST_WAIT, MOST_PATHS, Backlog, Batch, Pace
+from manifest_sync.backlog import LONGEST_WAIT, MOST_PATHS, Backlog, Batch, PushTimes
 from manifest_sync.config import load_config
 from manifest_sync.decide import run_options
 from manifest_sync.errors import (
@@ -107,20 +107,20 @@ def test_what_could_not_be_pushed_comes_up_again_at_once_unless_it_changed() -> 
 
 
 def test_pushes_keep_their_distance_and_failures_make_it_grow() -> None:
-    pace = Pace(jitter=lambda ceiling: ceiling)
-    assert pace.may_push(0)
-    pace.succeeded(10, 60)
-    assert not pace.may_push(69.9)
-    assert pace.may_push(70)
+    times = PushTimes(jitter=lambda ceiling: ceiling)
+    assert times.may_push(0)
+    times.succeeded(10, 60)
+    assert not times.may_push(69.9)
+    assert times.may_push(70)
     waits = []
     for _ in range(40):
-        pace.failed(0)
-        waits.append(next(wait for wait in range(10**6) if pace.may_push(wait)))
+        times.failed(0)
+        waits.append(next(wait for wait in range(10**6) if times.may_push(wait)))
     assert waits[:5] == [5, 10, 20, 40, 80]
     assert waits[-1] == LONGEST_WAIT
-    pace.succeeded(0, 60)
-    pace.failed(0)
-    assert pace.may_push(5)
+    times.succeeded(0, 60)
+    times.failed(0)
+    assert times.may_push(5)
 
 
 @dataclass

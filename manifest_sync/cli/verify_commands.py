@@ -74,7 +74,7 @@ def repair_lines(report: RepairReport, settings: Settings) -> list[str]:
     reasons = dict(report.tried)
     left, more = _most(report.left, settings)
     for damage in left:
-        shown = damage_lines(damage, settings)
+        shown = object_lines(damage, settings)
         if damage.key in reasons:
             shown.insert(1, f"  not repaired from here: {reasons[damage.key]}")
         lines += shown
@@ -124,7 +124,7 @@ def bucket_lines(report: VerifyReport, settings: Settings) -> list[str]:
     lines: list[str] = []
     damaged, more = _most(report.damaged, settings)
     for damage in damaged:
-        lines += damage_lines(damage, settings)
+        lines += object_lines(damage, settings)
     lines += more
     if report.unchecked:
         lines.append(f"{len(report.unchecked):,} not looked at:")
@@ -155,7 +155,7 @@ def _most(damaged: Sequence[Damage], settings: Settings) -> tuple[list[Damage], 
     return [damage for damage in damaged if damage not in hidden], [more]
 
 
-def damage_lines(damage: Damage, settings: Settings) -> list[str]:
+def object_lines(damage: Damage, settings: Settings) -> list[str]:
     """One damaged object: what is wrong, whom it hurts, what repairs it."""
     lines = [f"{damage.key}: {damage.what}"]
     where = _where(damage)

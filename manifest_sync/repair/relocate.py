@@ -20,7 +20,7 @@ from manifest_sync.repair.localchunks import LocalChunks, Place
 from manifest_sync.repository import Head, Raced
 from manifest_sync.workspace import Workspace
 
-Hurt = dict[ChunkRef, list[Place]]
+HurtChunks = dict[ChunkRef, list[Place]]
 """Chunks that the bucket does not hold where pages say, and where they may be here."""
 
 
@@ -35,7 +35,7 @@ class Relocated:
 def relocate(
     ws: Workspace,
     head: Head,
-    hurt: Hurt,
+    hurt: HurtChunks,
     message: str,
     revise: Callable[[Manifest], Manifest],
     done: Relocated,
@@ -67,7 +67,7 @@ def relocate(
     return outcome
 
 
-def movable(ws: Workspace, head: Head, hurt: Hurt) -> list[Path]:
+def movable(ws: Workspace, head: Head, hurt: HurtChunks) -> list[Path]:
     """Paths of the entries that `relocate` would publish: all that is hurt of them is here."""
     found = []
     with LocalChunks(ws.worktree) as local:
@@ -78,7 +78,7 @@ def movable(ws: Workspace, head: Head, hurt: Hurt) -> list[Path]:
     return found
 
 
-def _hurt_entries(ws: Workspace, head: Head, hurt: Hurt) -> Iterator[Entry]:
+def _hurt_entries(ws: Workspace, head: Head, hurt: HurtChunks) -> Iterator[Entry]:
     """The entries of the head that need one of these chunks; a lost page hides its own, not the rest."""
     for page in head.manifest.pages if hurt else ():
         try:
@@ -91,7 +91,7 @@ def _hurt_entries(ws: Workspace, head: Head, hurt: Hurt) -> Iterator[Entry]:
 
 
 class _Relocator:
-    def __init__(self, ws: Workspace, head: Head, hurt: Hurt) -> None:
+    def __init__(self, ws: Workspace, head: Head, hurt: HurtChunks) -> None:
         self._ws = ws
         self._head = head
         self._hurt = hurt

@@ -11,7 +11,7 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.model import ChunkRef, Hash
 from manifest_sync.repair.localchunks import LocalChunks, Place, add_place
 from manifest_sync.repair.packbuild import CannotBuild, Layout, build_pack
-from manifest_sync.repair.relocate import Hurt
+from manifest_sync.repair.relocate import HurtChunks
 from manifest_sync.repository import Head
 from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores.base import NotFound
@@ -40,7 +40,7 @@ class ObjectMaker:
         self._pages = {use.key: use for use in found.verifier.pages}
         self._packs = {use.key: use for use in found.verifier.packs.values()}
         self._gave_up_outside = False
-        self.hurt: Hurt = {}
+        self.hurt: HurtChunks = {}
         """Chunks that the head needs out of packs which could not be made."""
 
     def make(self, damage: Damage) -> bytes | str:

@@ -21,7 +21,7 @@ from manifest_sync.manifest import Manifest
 from manifest_sync.model import Path, json_path
 from manifest_sync.races import until_published
 from manifest_sync.repair.droplost import Dropped, LostDropper
-from manifest_sync.repair.relocate import Hurt, Relocated, movable, relocate
+from manifest_sync.repair.relocate import HurtChunks, Relocated, movable, relocate
 from manifest_sync.repair.remake import ObjectMaker
 from manifest_sync.repository import Head
 from manifest_sync.stores.base import NotFound
@@ -174,7 +174,7 @@ class _Repair:
             note_lost_packs(self._ws, left)
         report.snapshot, report.sequence = found.report.snapshot, found.report.sequence
 
-    def _write_objects(self, found: Examined, damaged: Sequence[Damage]) -> Hurt:
+    def _write_objects(self, found: Examined, damaged: Sequence[Damage]) -> HurtChunks:
         """Each damaged object under its own key, as far as it can be made here just as it was.
 
         Returns:
@@ -216,7 +216,7 @@ class _Repair:
         except (NotFound, FormatError):
             return ()
 
-    def _publish(self, found: Examined, hurt: Hurt) -> None:
+    def _publish(self, found: Examined, hurt: HurtChunks) -> None:
         """What else the head needs, in new places; and gc lists that cannot be read are let go of."""
         ws, report = self._ws, self._report
         unread = {damage.key for damage in found.report.damaged if damage.kind is Kind.COLLECTION}
