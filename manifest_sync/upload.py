@@ -120,6 +120,8 @@ class _Uploader:
         if packs_of(entry):
             # An unfinished adopt: whether the object is still the same is not known.
             return False
+        if any(map(self._is_lost, entry.chunks)):
+            return False
         now = _stamped(entry, row.stat) if row.stat is not None else entry
         if now == entry:
             self._resumed.append(row.path)
@@ -229,7 +231,9 @@ class _Uploader:
         chunk_id = hash_bytes(chunk)
         kept = self._ws.index.sent(chunk_id)
         if kept is not None:
-            return Slot(chunk_id, len(chunk), records.parse_chunk(chunk_id, kept[0]))
+            ref = records.parse_chunk(chunk_id, kept[0])
+            if not self._is_lost(ref):
+                return Slot(chunk_id, len(chunk), ref)
         slot = self._place(chunk_id, chunk)
         if slot.ref is None:
             self._big_slots.append(slot)
@@ -249,9 +253,10 @@ class _Uploader:
             if len(self._pages) > _CACHED_PAGES:
                 self._pages.popitem(last=False)
         found = chunks.get(chunk_id)
-        if found is not None and self._lost and pack_name(found.frame.pack) in self._lost:
-            return None
-        return found
+        return None if found is None or self._is_lost(found) else found
+
+    def _is_lost(self, chunk: ChunkRef) -> bool:
+        return bool(self._lost) and pack_name(chunk.frame.pack) in self._lost
 
     def _load_chunks(self, page: PageRef) -> dict[Hash, ChunkRef]:
         if self._ws.index.load_page_body(page.id) is None:
@@ -340,7 +345,7 @@ def lost_packs(ws: Workspace) -> frozenset[str]:
 
 
 def note_lost_packs(ws: Workspace, keys: Iterable[str]) -> None:
-    """Remember which packs are lost or damaged, as far as is known now; some hundred at most."""
+    """Remember which packs are lost or damaged, as far as is known now; `_MOST_LOST` at most."""
     noted = sorted(key for key in set(keys) if key.startswith("packs/") or "://" in key)[:_MOST_LOST]
     ws.index.set_meta(_LOST_PACKS, " ".join(noted) or None)
 

@@ -12,8 +12,9 @@ from manifest_sync import push
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.index.index import Index, Row
 from manifest_sync.model import Path, file_state
+from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.stores.directory import DirectoryStore
-from manifest_sync.upload import upload
+from manifest_sync.upload import note_lost_packs, upload
 from manifest_sync.worktree.read import to_stat
 from tests.faulty_store import Crash, FaultyStore
 from tests.machines import Machine
@@ -24,6 +25,15 @@ def noted(machine: Machine, path: bytes) -> Row:
         row = index.row(Path(path))
     assert row is not None
     return row
+
+
+def crash_before_the_swap(machine: Machine) -> None:
+    """A push that sends everything and publishes nothing."""
+    machine.store = FaultyStore(DirectoryStore(machine.bucket))
+    machine.store.add_fault("put_if", kind="crash")
+    with pytest.raises(Crash):
+        machine.push("copy")
+    machine.store = None
 
 
 @pytest.mark.parametrize("content", [b"", b"new", b"a longer one"])
@@ -56,15 +66,45 @@ def test_a_resumed_push_sends_the_time_and_permissions_of_now(tmp_path: FsPath) 
     target = gpu.write("a.json", "old")
     gpu.push()
     target.write_text("new")
-    store = FaultyStore(DirectoryStore(bucket))
-    store.add_fault("put_if", kind="crash")
-    gpu.store = store
-    with pytest.raises(Crash):
-        gpu.push("copy")
-    gpu.store = None
+    crash_before_the_swap(gpu)
     target.chmod(0o600)
     os.utime(target, ns=(10**18, 10**18))
     report = gpu.push("copy")
     assert (report.changed, report.stored_bytes) == (1, 0), "the content was sent by the run that failed"
     entry = next(gpu.project().ls())
     assert (entry.mode, entry.mtime_ns) == (0o600, 10**18)
+
+
+@pytest.mark.parametrize("size", [1000, CHUNK_SMALL + 1], ids=["small", "big"])
+def test_a_resumed_push_relies_on_no_pack_that_was_found_lost_since(tmp_path: FsPath, size: int) -> None:
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop = Machine(tmp_path / "gpu", bucket), Machine(tmp_path / "laptop", bucket)
+    content = os.urandom(size)
+    gpu.write("a.bin", content)
+    gpu.push()
+    gpu.write("b.bin", content)
+    gpu.outwait()
+    crash_before_the_swap(gpu)
+    for pack in (tmp_path / "bucket/packs").rglob("*.pack"):
+        pack.unlink()
+    (gpu.root / "a.bin").unlink()
+    assert [path for path, _ in gpu.pull(restore_deleted=True).damaged] == [b"a.bin"]
+    report = gpu.push()
+    assert (report.new, report.bytes) == (1, size)
+    assert [path for path, _ in laptop.pull().damaged] == [b"a.bin"]
+    assert (laptop.root / "b.bin").read_bytes() == content
+
+
+def test_a_chunk_sent_by_a_push_that_failed_is_sent_again_if_its_pack_is_lost(tmp_path: FsPath) -> None:
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop = Machine(tmp_path / "gpu", bucket), Machine(tmp_path / "laptop", bucket)
+    content = os.urandom(CHUNK_SMALL + 1)
+    gpu.write("a.bin", content)
+    crash_before_the_swap(gpu)
+    (pack,) = (tmp_path / "bucket/packs").rglob("*.pack")
+    pack.unlink()
+    with gpu.project().workspace(()) as ws:
+        note_lost_packs(ws, [pack.relative_to(bucket).as_posix()])
+    gpu.push()
+    assert laptop.pull().damaged == []
+    assert (laptop.root / "a.bin").read_bytes() == content
