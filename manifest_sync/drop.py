@@ -54,21 +54,19 @@ def drop(ws: Workspace, paths: Sequence[Path], *, dry_run: bool = False) -> RunR
     there = _Presence(ws)
     landing = Landing(ws, "drop " + " ".join(display(path) for path in paths))
     with landing:
-        batch: list[Row] = []
+        batch: list[tuple[Row, Entry]] = []
         for row, entry in _candidates(ws, head, scope):
             missing = there.missing(entry)
             if missing:
                 report.damaged.append((row.path, missing))
                 continue
-            report.deleted += 1
-            report.bytes += entry.size
-            batch.append(row)
+            batch.append((row, entry))
             if len(batch) >= _BATCH:
-                _take_away(ws, landing, batch, dry_run=dry_run)
+                _take_away(ws, landing, batch, report)
                 batch = []
-        _take_away(ws, landing, batch, dry_run=dry_run)
-    _check_found(ws, paths, report)
-    report.deleted -= landing.kept
+        _take_away(ws, landing, batch, report)
+    if not landing.kept:
+        _check_found(ws, paths, report)
     report.conflicts = sorted(landing.changed)
     report.skipped = sorted({**observed.skipped, **landing.skipped}.items())
     report.run = landing.run
@@ -101,16 +99,21 @@ def _candidates(ws: Workspace, head: Head, scope: Scope) -> Iterator[tuple[Row, 
                 row = next(rows, None)
 
 
-def _take_away(ws: Workspace, landing: Landing, batch: list[Row], *, dry_run: bool) -> None:
-    if dry_run or not batch:
-        return
-    before = landing.steps
-    landing.remove(batch, lambda row: row.base, is_drop=True)
-    # Moved first and removed then: what changed at the last moment has been put back.
-    trash = ws.worktree.trash()
-    for number in range(before, landing.steps):
-        trash.discard(landing.run, number)
-    ws.index.undrop([*landing.changed, *landing.skipped])
+def _take_away(ws: Workspace, landing: Landing, batch: list[tuple[Row, Entry]], report: RunReport) -> None:
+    """Free the disk of a batch, and count what of it is gone; with a dry run, what would be."""
+    kept: set[Path] = set()
+    if batch and not report.dry_run:
+        before = landing.steps
+        landing.remove([row for row, _ in batch], lambda row: row.base, is_drop=True)
+        # Moved first and removed then: what changed at the last moment has been put back.
+        trash = ws.worktree.trash()
+        for number in range(before, landing.steps):
+            trash.discard(landing.run, number)
+        kept = {*landing.changed, *landing.skipped}
+        ws.index.undrop(kept)
+    gone = [entry.size for row, entry in batch if row.path not in kept]
+    report.deleted += len(gone)
+    report.bytes += sum(gone)
 
 
 def _check_found(ws: Workspace, paths: Sequence[Path], report: RunReport) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path as FsPath
 import pytest
 
 from manifest_sync.errors import UsageError
+from manifest_sync.stores.directory import DirectoryStore
+from tests.faulty_store import FaultyStore
 from tests.machines import Machine
 
 
@@ -78,6 +80,29 @@ def test_what_is_not_in_the_bucket_stays(pair: tuple[Machine, Machine]) -> None:
     report = laptop.project().drop(["exp1"])
     assert (report.deleted, report.left) == (1, {"changed_here": 1, "new_here": 1})
     assert set(laptop.tree()) == {"exp1/a", "exp1/new", "exp2/c"}
+
+
+def test_what_changes_at_the_last_moment_stays_and_is_not_counted(pair: tuple[Machine, Machine]) -> None:
+    _, laptop = pair
+    laptop.outwait()
+    laptop.status()
+    laptop.store = FaultyStore(DirectoryStore(laptop.bucket))
+
+    def meanwhile() -> None:
+        laptop.write("exp1/a", "a longer one")
+        (laptop.root / "exp2/c").unlink()
+
+    laptop.store.add_fault("list", key_prefix="packs/", kind="pass", meanwhile_before=meanwhile)
+    report = laptop.project().drop(["exp1", "exp2"])
+    assert (report.conflicts, report.exit_code) == ([b"exp1/a", b"exp2/c"], 6)
+    assert (report.deleted, report.bytes) == (1, len("exp1/b"))
+    assert set(laptop.tree()) == {"exp1/a"}
+    laptop.write("exp2/c", "exp2/c", mtime_ns=10**18)
+    laptop.store.add_fault(
+        "list", key_prefix="packs/", kind="pass", meanwhile_before=(laptop.root / "exp2/c").unlink
+    )
+    report = laptop.project().drop(["exp2/c"])
+    assert (report.conflicts, report.deleted, report.bytes) == ([b"exp2/c"], 0, 0)
 
 
 def test_what_the_bucket_lost_stays(pair: tuple[Machine, Machine], tmp_path: FsPath) -> None:
