@@ -19,6 +19,7 @@ from manifest_sync.plan import (
     Policy,
     Summary,
     Verb,
+    check_limit,
     conflict_path,
     guard_deletions,
     iter_actions,
@@ -228,8 +229,10 @@ def run_options(
     """The options of a push or pull in their checked form.
 
     Raises:
-        UsageError: options that do not go together, or a path outside the root.
+        UsageError: an option that cannot be understood, options that do not go together, or a path outside
+            the root.
     """
+    check_limit(max_delete)
     policy = Policy(
         command,
         mode,

@@ -268,15 +268,26 @@ def conflict_path(path: Path, host: str, time: str, taken: Callable[[Path], bool
     raise AssertionError("unreachable")
 
 
+def check_limit(limit: str | None) -> None:
+    """Raises `UsageError` unless a run can go by this ``--max-delete``; see `check_deletions`.
+
+    For the beginning of a run: whether it has anything to delete must not decide about a mistyped option.
+    """
+    if limit is not None and not limit.removesuffix("%").isdecimal():
+        raise UsageError(
+            f"--max-delete takes a number or a percentage, not {limit!r}",
+            "give how many deletions are meant, such as 20 or 80%",
+        )
+
+
 def _over_limit(deletions: int, in_scope: int, limit: str | None) -> str:
     """What is wrong with so many deletions; '' where they are within the limit. See `check_deletions`."""
+    check_limit(limit)
     if limit is None:
         allowed = max(10, in_scope // 2)
     else:
-        digits, percent = limit.removesuffix("%"), limit.endswith("%")
-        if not digits.isdecimal():
-            raise UsageError(f"--max-delete takes a number or a percentage, not {limit!r}")
-        allowed = in_scope * int(digits) // 100 if percent else int(digits)
+        number = int(limit.removesuffix("%"))
+        allowed = in_scope * number // 100 if limit.endswith("%") else number
     if deletions <= allowed:
         return ""
     return f"this would delete {deletions} of {in_scope} files in scope; the limit is {allowed}"

@@ -17,7 +17,7 @@ from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Landing, Wanted, settle
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import UNREAD, Entry, Path, display, file_state
-from manifest_sync.plan import guard_deletions
+from manifest_sync.plan import check_limit, guard_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed, folders_above
@@ -58,9 +58,11 @@ def pull_at(
     does not have and the bucket knows; with ``delete_unknown`` also what it does not.
 
     Raises:
+        UsageError: ``max_delete`` is neither a number nor a percentage.
         SafetyLimit: it would delete more than ``max_delete`` allows.
         ManifestSyncError: anything else that stopped the run; every path is whole.
     """
+    check_limit(max_delete)
     report = RunReport("pull", mode, dry_run)
     rewind = _Rewind(ws, manifest, scope, report, f"pull --{mode} --at {manifest.sequence}")
     rewind.run(mode, named=named, delete_unknown=delete_unknown, max_delete=max_delete)

@@ -9,7 +9,7 @@ import pytest
 from manifest_sync.diff import NUMBERS, Case, clashes, classify, needs_hash
 from manifest_sync.errors import SafetyLimit, UsageError
 from manifest_sync.model import UNREAD, Path, State
-from manifest_sync.plan import MODES, Policy, Verb, check_deletions, iter_actions, summarize
+from manifest_sync.plan import MODES, Policy, Verb, check_deletions, check_limit, iter_actions, summarize
 
 
 class Triple(NamedTuple):
@@ -120,5 +120,11 @@ def test_deletion_guard(deletions: int, in_scope: int, limit: str | None, stoppe
 def test_a_policy_refuses_what_does_not_go_together() -> None:
     with pytest.raises(UsageError, match="--full"):
         Policy("push", "copy", delete_unknown=True)
+
+
+@pytest.mark.parametrize("limit", ["many", "-1", "", "%", "1.5", "5 %"])
+def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
     with pytest.raises(UsageError, match="--max-delete"):
-        check_deletions(1, 1, "many")
+        check_limit(limit)
+    with pytest.raises(UsageError, match="--max-delete"):
+        check_deletions(1, 1, limit)

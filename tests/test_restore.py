@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path as FsPath
 
 import pytest
@@ -125,6 +126,20 @@ def test_pull_at_within_a_scope_and_with_a_limit(gpu: Machine) -> None:
     assert gpu.project().pull_at("1", "full", only=["exp"]).deleted == 1
     assert gpu.project().pull_at("1", "full", max_delete="100%", dry_run=True).deleted == 30
     assert (gpu.root / "many/1").exists()
+
+
+def test_a_mistyped_limit_is_told_before_there_is_anything_to_delete(gpu: Machine, tmp_path: FsPath) -> None:
+    project = gpu.project()
+    runs: tuple[Callable[[], object], ...] = (
+        lambda: project.push("full", max_delete="lots"),
+        lambda: project.pull("full", max_delete="lots"),
+        lambda: project.pull_at("3", "full", max_delete="lots"),
+        lambda: project.export(str(tmp_path / "site"), prune=True, max_delete="lots"),
+    )
+    for run in runs:
+        with pytest.raises(UsageError, match="--max-delete"):
+            run()
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_lost_tree_comes_back_from_last_week(gpu: Machine) -> None:

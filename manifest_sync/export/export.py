@@ -20,7 +20,7 @@ from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, Path, display, is_below
-from manifest_sync.plan import guard_deletions
+from manifest_sync.plan import check_limit, guard_deletions
 from manifest_sync.report import RunReport, describe
 from manifest_sync.restore import not_in_snapshot
 from manifest_sync.scope import Scope
@@ -31,12 +31,19 @@ _OLD = "not pruned"
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """One export, as asked for."""
+    """One export, as asked for.
+
+    Raises:
+        UsageError: ``max_delete`` is neither a number nor a percentage.
+    """
 
     scope: Scope
     prune: bool = False
     max_delete: str | None = None
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_delete)
 
 
 def export(
