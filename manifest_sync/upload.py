@@ -87,8 +87,9 @@ class _Uploader:
         self._drafts: deque[_Draft] = deque()
         self._big_slots: deque[Slot] = deque()
         self._resumed: list[Path] = []
-        self._touched: list[tuple[Path, State, bytes, int]] = []
-        """Rows of ``pending`` to plan with another time or other permissions than they were sent with."""
+        self._packless: list[tuple[Path, State, bytes, int]] = []
+        """Rows of ``pending`` that wait for no pack: symlinks, and what an unfinished push sent with another
+        time or other permissions."""
         self._resumes = ws.index.has_pending()
         self.sent = Sent()
 
@@ -126,7 +127,7 @@ class _Uploader:
         if now == entry:
             self._resumed.append(row.path)
         else:
-            self._touched.append((row.path, row.local, records.encode_entry(now), found[2]))
+            self._packless.append((row.path, row.local, records.encode_entry(now), found[2]))
         self._ws.progress.advance("transfer", files=1, bytes_=row.stat.size if row.stat else 0)
         return True
 
@@ -175,7 +176,8 @@ class _Uploader:
         entry = Entry(
             path, EntryType.SYMLINK, len(target), stat.mtime_ns, 0o777, digest, self._writer, target=target
         )
-        self._ws.index.put_pending([(path, state, records.encode_entry(entry), self._fence)])
+        self._packless.append((path, state, records.encode_entry(entry), self._fence))
+        self._ws.progress.advance("transfer", files=1)
 
     def _read_small(self, row: Row) -> _Draft | None:
         """What most files are: small, and as the scan saw them a moment ago. None for any other."""
@@ -272,9 +274,9 @@ class _Uploader:
             # By the thousand: each write on its own would wait for the disk.
             index.mark_planned(self._resumed)
             self._resumed.clear()
-        if len(self._touched) > threshold or not threshold:
-            index.put_pending(self._touched)
-            self._touched.clear()
+        if len(self._packless) > threshold or not threshold:
+            index.put_pending(self._packless)
+            self._packless.clear()
         if self._big_slots and self._big_slots[0].ref is not None:
             done = []
             while self._big_slots and (ref := self._big_slots[0].ref) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path as FsPath
 from typing import Any
 
@@ -13,6 +14,8 @@ from manifest_sync.canonical import hash_bytes
 from manifest_sync.index.index import Index, Row
 from manifest_sync.model import Path, file_state
 from manifest_sync.pack import CHUNK_SMALL
+from manifest_sync.project import Project
+from manifest_sync.report import Silent
 from manifest_sync.stores.directory import DirectoryStore
 from manifest_sync.upload import note_lost_packs, upload
 from manifest_sync.worktree.read import to_stat
@@ -108,3 +111,35 @@ def test_a_chunk_sent_by_a_push_that_failed_is_sent_again_if_its_pack_is_lost(tm
     gpu.push()
     assert laptop.pull().damaged == []
     assert (laptop.root / "a.bin").read_bytes() == content
+
+
+class Counted(Silent):
+    """Files sent, as a bar would count them."""
+
+    files = 0
+
+    def advance(self, stage: str, files: int = 0, bytes_: int = 0) -> None:
+        self.files += files if stage == "transfer" else 0
+
+
+def test_symlinks_are_noted_together_and_counted(tmp_path: FsPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write on its own would wait for the disk."""
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"), defaults='symlinks = "keep"')
+    gpu.write("a.json", "a")
+    for number in range(30):
+        (gpu.root / f"link{number}").symlink_to("a.json")
+    written = []
+    real = Index.put_pending
+
+    def put_pending(index: Index, rows: Iterable[Any], **options: Any) -> None:
+        rows = list(rows)
+        written.append(len(rows))
+        real(index, rows, **options)
+
+    monkeypatch.setattr(Index, "put_pending", put_pending)
+    progress = Counted()
+    with Project.find(str(gpu.folder), env={}, progress=progress) as project:
+        assert project.push().new == 31
+    assert progress.files == 31
+    assert sorted(filter(None, written)) == [1, 30]
+    assert {entry.target for entry in gpu.project().ls()} == {b"", b"a.json"}
