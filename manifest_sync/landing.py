@@ -175,7 +175,7 @@ class Landing:
                 return worktree.put_back(source, kept, step.path, expected=row.stat, keep_as=slot)[0]
 
             self.brought += self._take(steps, place, partial(self._record_landed, steps))
-        self._wrote = True
+        self._wrote = self._wrote or bool(back)
 
     def _record_landed(self, steps: Sequence[Step], done: list[tuple[int, Stat]]) -> None:
         """What was put in place, by the number of its step; `finish` confirms what is not to be read."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from manifest_sync.errors import FormatError, ManifestSyncError
+from manifest_sync.worktree import Worktree
 from tests.machines import Machine
 
 
@@ -240,3 +241,26 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
     for name in ("nonsense", "77"):
         missing = laptop.command("undo", name)
         assert (missing.returncode, missing.stderr.count("trash list")) == (2, 1)
+
+
+def test_an_undo_that_puts_nothing_back_need_not_wait_for_the_clock(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of what was put in place it has to be known whether it still is what it was then."""
+    _, laptop = pair
+    assert laptop.pull().new == 1
+    waits: list[Worktree] = []
+    real = Worktree.tick
+
+    def tick(worktree: Worktree) -> int:
+        waits.append(worktree)
+        return real(worktree)
+
+    monkeypatch.setattr(Worktree, "tick", tick)
+    assert laptop.project().undo().deleted == 1
+    assert not waits
+    assert laptop.status().cases["new_there"] == [b"exp/added"]
+    laptop.pull("copy")
+    waits.clear()
+    assert laptop.project().undo().new == 1
+    assert waits
