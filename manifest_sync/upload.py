@@ -61,7 +61,6 @@ class _Draft:
 class Sent:
     """What one `upload` did."""
 
-    files: int = 0
     bytes: int = 0
     stored_bytes: int = 0
     passed_over: list[Row] = field(default_factory=list)
@@ -141,7 +140,6 @@ class _Uploader:
                 draft = draft or self._read(row)
                 if draft is not None:
                     self._drafts.append(draft)
-                    self.sent.files += 1
                     self.sent.bytes += draft.stat.size
                     return
             raise Changing(row.path, "it kept changing while it was read")
