@@ -20,7 +20,7 @@ MAX_GC_LIST = 16 << 20
 """Most bytes of the JSON of a gc list."""
 
 _SNAPSHOT = re.compile(r"[0-9a-f]{32}\Z")
-_SNAPSHOT_KEY = re.compile(r"snapshots/[0-9]{10,18}-([0-9a-f]{32})\.json\.zst\Z")
+_SNAPSHOT_KEY = re.compile(r"snapshots/([0-9]{10,18})-([0-9a-f]{32})\.json\.zst\Z")
 _HISTORY = re.compile(r"history/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\Z")
 _COLLECTION = re.compile(r"gc/(0|[1-9][0-9]{0,17})-[0-9a-f]{32}\.json\.zst\Z")
 _COLLECTABLE = re.compile(
@@ -88,10 +88,10 @@ def collection_fence(key: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def snapshot_of(key: str) -> str | None:
-    """The id of the snapshot whose copy has this key; None when it is another object's key."""
+def parse_snapshot_key(key: str) -> tuple[int, str] | None:
+    """Sequence and id of the snapshot whose copy has this key; None when it is another object's key."""
     found = _SNAPSHOT_KEY.match(key)
-    return found[1] if found else None
+    return (int(found[1]), found[2]) if found else None
 
 
 def is_collectable(key: str) -> bool:

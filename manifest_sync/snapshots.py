@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from manifest_sync.errors import Damaged, UsageError
+from manifest_sync.keys import parse_snapshot_key
 from manifest_sync.manifest import Manifest
 from manifest_sync.repository import Head, Repository
 from manifest_sync.times import parse_rfc3339, parse_when
 
-_KEY = re.compile(r"snapshots/(\d{10,18})-([0-9a-f]{32})\.json\.zst\Z")
 _PREFIX = re.compile(r"[0-9a-f]{4,32}\Z")
 _STEPS = re.compile(r"(.+)~(\d{1,9})\Z", re.DOTALL)
 HEAD_WORDS = ("head", "latest")
@@ -268,5 +268,5 @@ def missing(repository: Repository, sequence: int, id_: str) -> Damaged:
 
 def list_snapshots(repository: Repository) -> list[tuple[int, str]]:
     """Sequence and id of every snapshot object there is, of whatever chain, lowest sequence first."""
-    found = (_KEY.match(item.key) for item in repository.store.list("snapshots/"))
-    return sorted((int(match[1]), match[2]) for match in found if match)
+    found = (parse_snapshot_key(item.key) for item in repository.store.list("snapshots/"))
+    return sorted(snapshot for snapshot in found if snapshot is not None)

@@ -13,7 +13,9 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from manifest_sync.errors import ManifestSyncError, SafetyLimit, UsageError
+from manifest_sync.export.destination import check_no_repository
 from manifest_sync.export.folder import FolderDestination
+from manifest_sync.model import Path
 from manifest_sync.report import RunReport
 from manifest_sync.stores import s3_plain
 from tests.machines import Machine
@@ -358,6 +360,30 @@ def test_other_spellings_of_a_bucket(
             )
     assert objects.names("repo/") == kept
     assert repository.project().export(f"s3://{BUCKET}/repository").new == 1
+
+
+ID, SHA = "0a" * 16, "0b" * 32
+
+
+@pytest.mark.parametrize(
+    ("path", "is_object"),
+    [
+        (f"snapshots/0000000012-{ID}.json.zst", True),
+        (f"web/repo/snapshots/12345678901-{ID}.json.zst", True),
+        (f"repo/pages/7-{ID}/{SHA}.json.zst", True),
+        (f"packs/0-{ID}/{SHA}.pack", True),
+        (f"packs/0-{ID}/{SHA}.pack.txt", False),
+        (f"snapshots/{ID}.json.zst", False),
+        ("exp1/a\udcff.json", False),
+    ],
+)
+def test_objects_of_a_repository_are_known_by_their_keys(path: str, is_object: bool) -> None:
+    """Those of every sequence number: from the eleventh digit on its key is longer."""
+    if is_object:
+        with pytest.raises(UsageError, match="holds a repository"):
+            check_no_repository("site", [Path(os.fsencode(path))])
+    else:
+        check_no_repository("site", [Path(os.fsencode(path))])
 
 
 @pytest.mark.parametrize(

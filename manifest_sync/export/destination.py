@@ -11,16 +11,13 @@ from urllib.parse import urlsplit
 
 from manifest_sync.errors import FormatError, UsageError
 from manifest_sync.externals import place_of, split_url
+from manifest_sync.keys import is_collectable
 from manifest_sync.location import Location
 from manifest_sync.model import Entry, Path, Stat, display, is_below
 from manifest_sync.worktree import Staged, Worktree
 
 OWN_FOLDER = ".manifest-sync-export"
 """In a destination that is a folder: the lock and what is not whole yet, while an export runs."""
-
-_OBJECT = re.compile(
-    rb"(?:^|/)(?:snapshots/\d{10}-[0-9a-f]+\.json\.zst|packs/\d+-[0-9a-f]+/[0-9a-f]+\.pack)\Z"
-)
 
 _R2 = ".r2.cloudflarestorage.com"
 _JURISDICTIONS = ("eu", "fedramp")
@@ -144,11 +141,17 @@ def check_no_repository(destination: str, paths: Iterable[Path]) -> None:
         UsageError: one of the paths does.
     """
     for path in paths:
-        if _OBJECT.search(path):
+        if _is_object(path):
             raise UsageError(
                 f"{destination} holds a repository ({display(path)}), which an export could destroy",
                 "export to a prefix of its own",
             )
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a path ends like the key of a snapshot, a page or a pack, at whatever prefix."""
+    parts = path.decode("ascii", "replace").rsplit("/", 3)
+    return is_collectable("/".join(parts[-2:])) or is_collectable("/".join(parts[-3:]))
 
 
 def may_hold(destination: Location, bucket: Location) -> bool:

@@ -8,13 +8,14 @@ from typing import Any
 
 from manifest_sync import manifest as fmt
 from manifest_sync.errors import Damaged, FormatError
-from manifest_sync.keys import collection_fence, snapshot_of
+from manifest_sync.keys import collection_fence, parse_snapshot_key
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import PackRef, Path, json_path
 from manifest_sync.page_reader import parse_listed
 from manifest_sync.pages import MAX_PAGE_RAW, PageRef
 from manifest_sync.recover.lineage import Lineage
 from manifest_sync.repository import Repository
+from manifest_sync.snapshots import list_snapshots
 from manifest_sync.stores.base import NotFound
 
 MOST_PATHS = 20
@@ -53,9 +54,7 @@ class Shelf:
         self._repository = repository
         store = repository.store
         self._sizes = {item.key: item.size for kind in ("pages/", "packs/") for item in store.list(kind)}
-        self.snapshots = {
-            id_ for item in store.list("snapshots/") if (id_ := snapshot_of(item.key)) is not None
-        }
+        self.snapshots = {id_ for _, id_ in list_snapshots(repository)}
         keys = sorted(item.key for item in store.list("gc/") if collection_fence(item.key) is not None)
         fences = {key: collection_fence(key) or 0 for key in keys}
         kept = {key for leaf in candidates for _, key in leaf.collections}
@@ -70,7 +69,7 @@ class Shelf:
             self._by_fence.append((fences[key], self._read_list(key), key))
         self.lists = {fence: key for fence, key in self.lists.items() if key}
         named = frozenset().union(*(names for _, names, _ in self._by_fence if names is not None))
-        self.collected = {id_ for key in named if (id_ := snapshot_of(key)) is not None}
+        self.collected = {found[1] for key in named if (found := parse_snapshot_key(key)) is not None}
 
     def _session_fences(self) -> Iterator[int]:
         for key in self._sizes:
