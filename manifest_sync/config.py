@@ -47,7 +47,9 @@ PROPOSED_RULES = (
 )
 
 MODES = ("new", "copy", "full")
+DEFAULT_ROOT = "experiments"
 SYMLINKS = ("skip", "follow", "keep")
+TRASH_AGE, TRASH_BYTES = timedelta(days=30), 10 << 30
 
 _TOP = ("bucket", "endpoint_url", "region", "root", "ownership", "groups", "defaults", "trash")
 _TRASH = ("max_age", "max_size")
@@ -68,7 +70,7 @@ class Config:
     bucket: str
     endpoint_url: str = ""
     region: str = ""
-    root: str = "experiments"
+    root: str = DEFAULT_ROOT
     git_tracked: bool = True
     rules: tuple[str, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
@@ -77,8 +79,8 @@ class Config:
     symlinks: str = "skip"
     trust_ctime: bool = True
     trust_inode: bool = True
-    trash_age: timedelta = timedelta(days=30)
-    trash_bytes: int = 10 << 30
+    trash_age: timedelta = TRASH_AGE
+    trash_bytes: int = TRASH_BYTES
 
     @property
     def all_rules(self) -> tuple[str, ...]:
@@ -157,8 +159,8 @@ def parse_config(text: str, path: str) -> Config:
         symlinks=defaults.choice("symlinks", SYMLINKS),
         trust_ctime=defaults.flag("trust_ctime", True),
         trust_inode=defaults.flag("trust_inode", True),
-        trash_age=trash.age("max_age", "30d"),
-        trash_bytes=trash.size("max_size", "10GiB"),
+        trash_age=trash.age("max_age", TRASH_AGE),
+        trash_bytes=trash.size("max_size", TRASH_BYTES),
     )
 
 
@@ -213,17 +215,21 @@ class _Table:
             raise self.wrong(key, value, ", ".join(f'"{word}"' for word in allowed))
         return str(value)
 
-    def age(self, key: str, default: str) -> timedelta:
+    def age(self, key: str, default: timedelta) -> timedelta:
         """A length of time."""
-        text = self.text(key, default)
+        if key not in self.values:
+            return default
+        text = self.text(key)
         try:
             return parse_age(text)
         except UsageError as error:
             raise self.wrong(key, text, f"an age; {error.hint}") from None
 
-    def size(self, key: str, default: str) -> int:
+    def size(self, key: str, default: int) -> int:
         """A number of bytes."""
-        text = self.text(key, default)
+        if key not in self.values:
+            return default
+        text = self.text(key)
         try:
             return parse_size(text)
         except UsageError as error:
@@ -271,7 +277,7 @@ def _endpoint(top: _Table) -> str:
 
 
 def _root(top: _Table) -> str:
-    root = top.text("root", "experiments")
+    root = top.text("root", DEFAULT_ROOT)
     parts = root.split("/")
     if not root or root.startswith(("/", "~")) or ".." in parts or STATE_FOLDER in parts or ".git" in parts:
         raise top.wrong(
@@ -334,7 +340,7 @@ def _shown(value: object) -> str:
 def render_config(
     *,
     bucket: str,
-    root: str = "experiments",
+    root: str = DEFAULT_ROOT,
     endpoint_url: str = "",
     region: str = "",
     rules: tuple[str, ...] = PROPOSED_RULES,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from manifest_sync.config import (
     CONFIG_NAME,
+    DEFAULT_ROOT,
     PROPOSED_RULES,
     Config,
     Location,
@@ -24,8 +25,6 @@ from manifest_sync.report import Progress
 if TYPE_CHECKING:
     from manifest_sync.initialize import InitReport
     from manifest_sync.proposal import Proposal
-
-DEFAULT_ROOT = "experiments"
 
 
 class ProjectStart(ProjectExport):

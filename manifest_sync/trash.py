@@ -28,8 +28,8 @@ KEPT_RUNS = 50
 class TrashLimits:
     """How long and how much the trash keeps of what the head still holds."""
 
-    age: timedelta = timedelta(days=30)
-    bytes: int = 10 << 30
+    age: timedelta
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,8 @@ from manifest_sync.cli.options import (
 )
 from manifest_sync.cli.output import print_run, print_sync
 from manifest_sync.cli.verify_commands import run_repair
+from manifest_sync.config import MODES
 from manifest_sync.errors import UsageError
-
-MODES = ("new", "copy", "full")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
