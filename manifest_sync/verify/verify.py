@@ -269,23 +269,18 @@ class Verifier:
             uses = (page for ref in self.lost_outside[url] for page in self.packs[ref].pages)
             self._add(Kind.EXTERNAL, url, what[url], files[url].hurt(), self._snapshots(uses))
 
-    def _blame_pack(self, use: PackUse, what: str) -> None:
+    def _hurt_by(self, use: PackUse) -> Callable[[Entry], bool]:
+        """Tells whether an entry needs a chunk that cannot be read from this pack."""
         frames = FrameReader(self.pack_reader.load(use))
+        return lambda entry: any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
 
-        def is_hurt(entry: Entry) -> bool:
-            return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
-
-        files = self._hurt(use.pages, is_hurt)
+    def _blame_pack(self, use: PackUse, what: str) -> None:
+        files = self._hurt(use.pages, self._hurt_by(use))
         self._add(Kind.PACK, use.key, what, files, self._snapshots(use.pages))
 
     def _blame_places(self, use: PackUse) -> None:
         """A page names a chunk that the pack's own tables do not: fine, if its bytes are there."""
-        frames = FrameReader(self.pack_reader.load(use))
-
-        def is_hurt(entry: Entry) -> bool:
-            return any(c.frame.pack == use.ref and frames.read(c) is None for c in entry.chunks)
-
-        self._blame_pages(use.pages, is_hurt, f"it names chunks that {use.key} does not hold")
+        self._blame_pages(use.pages, self._hurt_by(use), f"it names chunks that {use.key} does not hold")
 
     def _blame_wrong_files(self) -> None:
         wrong = {file.id for file in self._files.wrong}
