@@ -20,7 +20,7 @@ from manifest_sync.cli.options import (
 )
 from manifest_sync.cli.output import path_lines, skipped_lines
 from manifest_sync.cli.stdio import print_json, print_lines, write_stderr
-from manifest_sync.cli.words import human_size, number, plural
+from manifest_sync.cli.words import counted, human_size, number
 from manifest_sync.model import display
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _lines(report: AdoptReport, settings: Settings) -> list[str]:
     else:
         read = f"{number(report.read)} read from there ({human_size(report.bytes)})"
         requests = sum(report.requests.values())
-        cost = f"{number(requests)} request{plural(requests)}, {report.seconds:.1f} s"
+        cost = f"{counted(requests, 'request')}, {report.seconds:.1f} s"
         lines.append(f"adopt: {taken}; {here}, {read}; {cost}; sequence {report.sequence}")
     left = [
         (report.unchanged, "in the bucket already"),

@@ -18,7 +18,7 @@ from manifest_sync.cli.options import (
 )
 from manifest_sync.cli.output import MOST_PATHS
 from manifest_sync.cli.stdio import print_json, print_lines
-from manifest_sync.cli.words import human_size
+from manifest_sync.cli.words import counted, human_size
 from manifest_sync.times import parse_age
 
 if TYPE_CHECKING:
@@ -82,37 +82,33 @@ def _gc_lines(report: GcReport, settings: Settings, zone: tzinfo) -> list[str]:
         lines.append(f"  and {len(report.dropped) - len(dropped):,} more (-v lists all)")
     if lines:
         verb = "would go" if report.dry_run else "went"
-        lines.insert(0, f"{_count(len(report.dropped), 'snapshot')} {verb}:")
+        lines.insert(0, f"{counted(len(report.dropped), 'snapshot')} {verb}:")
     if report.repacked:
         lines.append(
             f"{'would be ' if report.dry_run else ''}written anew: "
-            f"{_count(report.repacked, 'mostly dead pack')}, {human_size(report.repacked_live)} used, "
+            f"{counted(report.repacked, 'mostly dead pack')}, {human_size(report.repacked_live)} used, "
             f"{human_size(report.repacked_dead)} not; the old ones go with the last snapshot that names them"
         )
-    total = f"{_count(report.objects, 'object')}, {human_size(report.bytes)}"
+    total = f"{counted(report.objects, 'object')}, {human_size(report.bytes)}"
     if report.dry_run:
         lines.append(f"dry run, gc: would free {total}; nothing was done, --apply does it")
     else:
         lines.append(f"gc: freed {total}; sequence {report.sequence}")
     if report.objects:
         kinds = [
-            f"{_count(count, kind[:-1])} ({human_size(size)})"
+            f"{counted(count, kind[:-1])} ({human_size(size)})"
             for kind, (count, size) in report.freed.items()
             if count
         ]
         lines.append(f"  {', '.join(kinds)}")
     if report.young:
-        lines.append(f"{_count(report.young, 'unused object')} younger than --min-age: left for a later run")
+        lines.append(f"{counted(report.young, 'unused object')} younger than --min-age: left for a later run")
     if report.more:
         lines.append("there is more than fits into one list: run gc again")
     oldest = report.kept[-1].sequence if report.kept else report.sequence
-    pins = f", and {_count(report.pins, 'pin')}" if report.pins else ""
-    lines.append(f"kept: {_count(len(report.kept), 'snapshot')} from sequence {oldest} on{pins}")
+    pins = f", and {counted(report.pins, 'pin')}" if report.pins else ""
+    lines.append(f"kept: {counted(len(report.kept), 'snapshot')} from sequence {oldest} on{pins}")
     return lines
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 @click.command()

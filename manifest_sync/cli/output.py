@@ -8,7 +8,7 @@ from typing import Any
 
 from manifest_sync.cli.options import Settings
 from manifest_sync.cli.stdio import print_error, print_json, print_lines, write_stderr
-from manifest_sync.cli.words import human_size, number, plural
+from manifest_sync.cli.words import counted, human_size, number
 from manifest_sync.model import Path, display
 from manifest_sync.report import RunReport, SyncReport
 
@@ -172,17 +172,17 @@ def _counts(report: RunReport) -> list[str]:
 
 def _requests(report: RunReport) -> str:
     requests = sum(report.requests.values())
-    return f"{number(requests)} request{plural(requests)}"
+    return counted(requests, "request")
 
 
 def _drop_line(report: RunReport) -> str:
     verb = "would be dropped" if report.dry_run else "dropped"
-    freed = f"{number(report.deleted)} file{plural(report.deleted)} {verb}, {human_size(report.bytes)}"
+    freed = f"{counted(report.deleted, 'file')} {verb}, {human_size(report.bytes)}"
     return f"{freed}; `manifest-sync restore PATH` brings them back" if report.deleted else freed
 
 
 def _undo_line(report: RunReport) -> str:
-    back = f"{number(report.new)} file{plural(report.new)} put back"
+    back = f"{counted(report.new, 'file')} put back"
     return f"undone: {back}, {number(report.deleted)} taken away; the bucket is as it was"
 
 
@@ -273,7 +273,7 @@ def _conflict_lines(conflicts: Sequence[Path], settings: Settings) -> list[str]:
     if not conflicts:
         return []
     count = len(conflicts)
-    lines = [f"{number(count)} conflict{plural(count)}, left as on each side:"]
+    lines = [f"{counted(count, 'conflict')}, left as on each side:"]
     lines += path_lines(conflicts, settings, display)
     return [*lines, f"  {RESOLVE}"]
 

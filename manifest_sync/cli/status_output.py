@@ -20,7 +20,7 @@ from manifest_sync.cli.output import (
 )
 from manifest_sync.cli.stdio import print_lines
 from manifest_sync.cli.terminal import display_text
-from manifest_sync.cli.words import human_size, number, plural
+from manifest_sync.cli.words import counted, human_size, number
 from manifest_sync.model import Path, display, json_path
 from manifest_sync.report import Conflict, Side, StatusReport
 
@@ -92,7 +92,7 @@ def print_trash(runs: Sequence[RunTrash], settings: Settings, zone: tzinfo = UTC
         if run.undone and not count:
             continue
         undone = ", undone" if run.undone else ""
-        size = f"{number(count)} file{plural(count)}, {human_size(run.bytes)}"
+        size = f"{counted(count, 'file')}, {human_size(run.bytes)}"
         if not count:
             size = f"nothing is kept of it; `undo {run.header.run}` takes it back"
         lines.append(
@@ -123,7 +123,7 @@ def trash_json(run: RunTrash) -> dict[str, Any]:
 
 def print_empty(report: EmptyReport, settings: Settings) -> None:
     """What ``trash empty`` did."""
-    lines = [f"{number(report.files)} file{plural(report.files)} removed, {human_size(report.bytes)}"]
+    lines = [f"{counted(report.files, 'file')} removed, {human_size(report.bytes)}"]
     if report.kept_sole:
         count = len(report.kept_sole)
         lines.append(f"{number(count)} kept: the bucket does not hold them (--sole removes them too)")

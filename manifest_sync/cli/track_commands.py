@@ -15,7 +15,7 @@ from manifest_sync.cli.options import (
     settings_of,
 )
 from manifest_sync.cli.stdio import print_json, print_lines
-from manifest_sync.cli.words import number, plural
+from manifest_sync.cli.words import counted
 from manifest_sync.model import display
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _print(report: TrackReport, settings: Settings) -> None:
     if report.unsent:
         count = report.unsent
         lines.append(
-            f"{number(count)} file{plural(count)} no longer looked at and not in the bucket as here: "
+            f"{counted(count, 'file')} no longer looked at and not in the bucket as here: "
             "`track` them again to push them"
         )
     if not settings.quiet:
@@ -73,5 +73,5 @@ def _print(report: TrackReport, settings: Settings) -> None:
             lines.append("this machine tracks everything")
         if report.lifted:
             count = report.lifted
-            lines.append(f"{number(count)} dropped file{plural(count)} will come back with the next `pull`")
+            lines.append(f"{counted(count, 'dropped file')} will come back with the next `pull`")
     print_lines(lines)

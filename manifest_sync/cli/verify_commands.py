@@ -9,7 +9,7 @@ import click
 
 from manifest_sync.cli.options import Settings, common_options, open_project, option, settings_of
 from manifest_sync.cli.stdio import print_json, print_lines
-from manifest_sync.cli.words import human_size
+from manifest_sync.cli.words import counted, human_size
 from manifest_sync.model import display
 from manifest_sync.verify.damage import Damage, Kind, VerifyReport, show_ranges
 
@@ -131,7 +131,7 @@ def bucket_lines(report: VerifyReport, settings: Settings) -> list[str]:
         lines += _first([f"  {key}: {reason}" for key, reason in report.unchecked], settings)
     if settings.quiet:
         return lines
-    counts = ", ".join(f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in report.checked.items())
+    counts = ", ".join(counted(n, kind) for kind, n in report.checked.items())
     seen = f"{counts}; {report.files:,} files in the current state"
     if report.read_data:
         seen += f"; {human_size(report.bytes)} of packs read"
@@ -160,7 +160,7 @@ def object_lines(damage: Damage, settings: Settings) -> list[str]:
     lines = [f"{damage.key}: {damage.what}"]
     where = _where(damage)
     if damage.files:
-        lines.append(f"  hurts {len(damage.files):,} file{'' if len(damage.files) == 1 else 's'} of {where}:")
+        lines.append(f"  hurts {counted(len(damage.files), 'file')} of {where}:")
         lines += _first([f"    {display(file.path)}" for file in damage.files], settings)
     elif damage.between is not None:
         first, last = map(display, damage.between)

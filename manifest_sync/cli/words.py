@@ -18,6 +18,6 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
-def plural(count: int) -> str:
-    """The ``s`` of a plural."""
-    return "" if count == 1 else "s"
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``1,234 files``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
