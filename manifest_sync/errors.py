@@ -7,6 +7,7 @@
     ├── StoreUnavailable                  5   the store failed for now: try again
     ├── Refused                           6   an overwrite was refused; resolve the conflict
     ├── Damaged                           7   damaged, unknown or rolled-back state or format
+    │   ├── IndexDamaged                      the local index cannot be used; the bucket may be whole
     │   ├── FormatError                       an object does not follow docs/format.md
     │   ├── UnknownFeature                    written by a newer version
     │   ├── WrongRepository                   another repository than the one known here
@@ -90,7 +91,8 @@ class RolledBack(Damaged):
 
 
 class SafetyLimit(ManifestSyncError):
-    """The run would do more than a safety limit allows; nothing was done."""
+    """A limit stopped the run: more deletions than are meant, before anything was done; or too little space
+    for what comes next, and what had come by then stays."""
 
     exit_code = 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,18 @@ def test_an_error_has_a_message_a_hint_and_its_exit_code(
     assert result.exit_code == code
     assert result.stdout == ""
     assert result.stderr == "manifest-sync: exp01/a.pt is odd\n  look at it\n"
+
+
+def test_the_tree_of_errors_names_each_below_what_it_is_a_kind_of() -> None:
+    assert errors.__doc__
+    above = {0: "ManifestSyncError"}
+    found = {}
+    for front, name in re.findall(r"^    ((?:│   )*[├└]── )(\w+)  ", errors.__doc__, re.MULTILINE):
+        above[len(front)] = name
+        found[name] = above[len(front) - 4]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    kinds = [kind for kind in kinds if errors.ManifestSyncError in kind.__mro__[1:]]
+    assert found == {kind.__name__: kind.__mro__[1].__name__ for kind in kinds}
 
 
 @pytest.mark.parametrize("words", [("--json", "push"), ("push", "--json")], ids=["before", "behind"])
