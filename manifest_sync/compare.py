@@ -14,7 +14,6 @@ from manifest_sync import observe, statcache
 from manifest_sync.difference import (
     Difference,
     Range,
-    compare_entries,
     different_pages,
     spans_of,
     split_ranges,
@@ -57,9 +56,8 @@ def between(history: History, before: Manifest, after: Manifest, scope: Scope) -
     """
 
     def differences() -> Iterator[Difference]:
-        olds, news = different_pages(before.pages, after.pages)
         with history.explained(before, after):
-            yield from compare_entries(history.iter_entries(olds, scope), history.iter_entries(news, scope))
+            yield from history.differences(before.pages, after.pages, scope)
 
     return Comparison(before, after, differences(), {})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manifest_sync import observe
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, EntryType, Path, State, file_state, is_below
+from manifest_sync.observe import iter_entries
 from manifest_sync.report import RunReport
 from manifest_sync.restore import not_in_snapshot
 from manifest_sync.scope import Scope
@@ -61,21 +61,15 @@ def _wanted(
 ) -> list[Wanted]:
     wanted: list[Wanted] = []
     missing = dict.fromkeys(paths)
-    scope = Scope(tuple(paths))
-    regions = scope.ranges()
-    pages = [page for page in manifest.pages if observe.touches(page, regions)]
-    for _, entries in ws.repository.load_pages(pages):
-        for entry in entries:
-            if not scope.contains(entry.path):
-                continue
-            for path in [path for path in missing if is_below(entry.path, path)]:
-                del missing[path]
-            if target.lstat(entry.path) is None:
-                wanted.append((Row(entry.path, *NOWHERE), entry))
-            elif _state_at(target, entry) == entry.state:
-                report.unchanged += 1
-            else:
-                report.conflicts.append(entry.path)
+    for entry in iter_entries(ws.repository, manifest.pages, Scope(tuple(paths))):
+        for path in [path for path in missing if is_below(entry.path, path)]:
+            del missing[path]
+        if target.lstat(entry.path) is None:
+            wanted.append((Row(entry.path, *NOWHERE), entry))
+        elif _state_at(target, entry) == entry.state:
+            report.unchanged += 1
+        else:
+            report.conflicts.append(entry.path)
     for path in missing:
         raise not_in_snapshot(path, manifest)
     return wanted

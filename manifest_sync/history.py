@@ -10,19 +10,19 @@ import difflib
 import itertools
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from manifest_sync.difference import compare_entries, different_pages
+from manifest_sync.difference import Difference, compare_entries, different_pages
 from manifest_sync.errors import Contended, Damaged, StoreUnavailable, UsageError
 from manifest_sync.fetch import MissingContent, fetch_in_order
 from manifest_sync.index.index import Index
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, EntryType, Path, display
-from manifest_sync.observe import touches
+from manifest_sync.observe import iter_entries, touches
 from manifest_sync.pages import PageRef
 from manifest_sync.repository import Head, Repository
 from manifest_sync.scope import Scope
@@ -158,12 +158,22 @@ class History:
         """What to show of a snapshot; None when nothing in the scope changed with it."""
         if scope.is_everything or isinstance(found, Damaged) or isinstance(older, Damaged):
             return found
-        olds, news = different_pages(() if older is None else older.pages, found.pages)
-        differences = compare_entries(self.iter_entries(olds, scope), self.iter_entries(news, scope))
         try:
+            differences = self.differences(() if older is None else older.pages, found.pages, scope)
             return found if next(differences, None) is not None else None
         except Damaged as damage:
             return damage
+
+    def differences(
+        self, before: Sequence[PageRef], after: Sequence[PageRef], scope: Scope
+    ) -> Iterator[Difference]:
+        """What the pages of one snapshot list otherwise than those of another, in path order.
+
+        Raises:
+            Damaged: while iterating; a page that is needed is missing or unreadable.
+        """
+        olds, news = (iter_entries(self.repository, pages, scope) for pages in different_pages(before, after))
+        return compare_entries(olds, news)
 
     def _iter_loaded(self, links: Iterable[Link]) -> Iterator[tuple[Link, Manifest | Damaged]]:
         """Each with its manifest, or with what is wrong with it; fetched ahead, side by side, none kept."""
@@ -248,7 +258,7 @@ class History:
         """
         lost: dict[PageRef, str] = {}
         with self.explained(snapshot):
-            yield from self.iter_entries(snapshot.pages, scope, lost)
+            yield from iter_entries(self.repository, snapshot.pages, scope, lost)
             if lost:
                 ref, what = min(lost.items(), key=lambda item: item[0].first)
                 more = f" (and {len(lost) - 1} pages more)" if len(lost) > 1 else ""
@@ -256,19 +266,6 @@ class History:
                     f"the list is not whole: {ref.files} files from {display(ref.first)} on: {what}{more}",
                     "`manifest-sync verify` names the damage and what repairs it",
                 )
-
-    def iter_entries(
-        self, pages: Iterable[PageRef], scope: Scope, lost: dict[PageRef, str] | None = None
-    ) -> Iterator[Entry]:
-        """The entries of those pages that lie in the scope, in path order; no other page is opened.
-
-        Args:
-            lost: gets the pages that cannot be read; without it the first one stops the listing.
-        """
-        regions = scope.ranges()
-        wanted = [page for page in pages if touches(page, regions)]
-        for _, entries in self.repository.load_pages(wanted, lost):
-            yield from (entry for entry in entries if scope.contains(entry.path))
 
     def read(self, snapshot: Manifest, path: Path) -> Iterator[bytes]:
         """The content of one file from its beginning, every byte verified; of a symlink its target,

@@ -9,15 +9,15 @@ they reflect another head beside the same scan; the other commands reflect first
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from manifest_sync.errors import Damaged, FormatError, ManifestSyncError, WrongRepository
 from manifest_sync.index.index import Row
 from manifest_sync.lostpages import LostPages
-from manifest_sync.model import SPECIAL, UNREAD, Path, display
+from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, display
 from manifest_sync.pages import PageRef
 from manifest_sync.report import NOTHING_THERE
-from manifest_sync.repository import Head, parse_head
+from manifest_sync.repository import Head, Repository, parse_head
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed, folders_above
 from manifest_sync.stores.base import Object
@@ -154,6 +154,23 @@ def _above(scope: Scope) -> list[Path]:
 def touches(page: PageRef, regions: list[tuple[bytes, bytes]]) -> bool:
     """Whether a page can hold a path of one of the half-open ``regions``."""
     return any(low <= page.last and page.first < high for low, high in regions)
+
+
+def iter_entries(
+    repository: Repository, pages: Iterable[PageRef], scope: Scope, lost: dict[PageRef, str] | None = None
+) -> Iterator[Entry]:
+    """The entries of those pages that lie in the scope, in path order; no other page is opened.
+
+    Args:
+        lost: gets the pages that cannot be read; without it the first one stops the listing.
+
+    Raises:
+        Damaged: a page cannot be read, or with ``lost`` too many cannot.
+    """
+    regions = scope.ranges()
+    wanted = [page for page in pages if touches(page, regions)]
+    for _, entries in repository.load_pages(wanted, lost):
+        yield from (entry for entry in entries if scope.contains(entry.path))
 
 
 def agree(ws: Workspace, scope: Scope, observed: Observed) -> None:

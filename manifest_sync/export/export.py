@@ -198,11 +198,7 @@ class _Export:
         self._write[path] = there
 
     def _entries(self) -> Iterator[Entry]:
-        scope = self._options.scope
-        regions = scope.ranges()
-        pages = [page for page in self._manifest.pages if observe.touches(page, regions)]
-        for _, entries in self._ws.repository.load_pages(pages):
-            yield from (entry for entry in entries if scope.contains(entry.path))
+        return observe.iter_entries(self._ws.repository, self._manifest.pages, self._options.scope)
 
     def _bring(self, wanted: dict[Path, There | None]) -> dict[Path, str]:
         """Write files; what could not be written, with the reason."""
