@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from manifest_sync import statcache
-from manifest_sync.errors import FormatError, ManifestSyncError, SafetyLimit
+from manifest_sync.errors import ManifestSyncError, SafetyLimit
 from manifest_sync.fetch import Hurt, MissingContent, fetch
 from manifest_sync.index.index import Row
 from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
@@ -26,7 +26,15 @@ from manifest_sync.runrecord import Step
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Store
 from manifest_sync.workspace import Workspace
-from manifest_sync.worktree import RunWriter, Staged, Staging, TargetBlocked, TargetChanged, Worktree
+from manifest_sync.worktree import (
+    RunWriter,
+    Staged,
+    Staging,
+    TargetBlocked,
+    TargetChanged,
+    Unreadable,
+    Worktree,
+)
 
 WINDOW_FILES = 4096
 WINDOW_BYTES = 256 * 1024 * 1024
@@ -227,6 +235,7 @@ class Landing:
             if is_drop:
                 index.drop(step.path for step in steps)
         done: list[tuple[int, T]] = []
+        is_over = False
         try:
             for number, step in enumerate(steps):
                 try:
@@ -239,17 +248,23 @@ class Landing:
                     done.append((number, result))
                     if stage:
                         self.ws.progress.advance(stage, files=1)
+            is_over = True
         finally:
             # Also when the disk fills up half-way: what was done is recorded, its old content too.
             self.ws.worktree.sync()
             with index.transaction():
                 record(done)
-                index.set_meta(JOURNAL, None)
+                # Interrupted, a step may have been taken that is not among those: `settle` finds out.
+                if is_over:
+                    index.set_meta(JOURNAL, None)
         return len(done)
 
 
 def settle(ws: Workspace) -> None:
     """A run that was killed between its steps and their record: what is on disk as meant gets its base.
+
+    Beside a run that holds the lock, and may be in the midst of its steps, only the base in the copy of the
+    index is brought up to date: what that run has moved to the trash is its own.
 
     Raises:
         ManifestSyncError: the disk refused to let go of what the run had begun.
@@ -258,33 +273,42 @@ def settle(ws: Workspace) -> None:
     if noted is None:
         return
     run, _, first = noted.partition(" ")
+    trash = ws.worktree.trash()
+    try:
+        steps = list(trash.steps(run, int(first)))
+    except (ManifestSyncError, OSError):
+        # The record went with the trash: then nothing is known, and nothing is assumed.
+        steps = []
     done: list[tuple[Path, State | None]] = []
     kept: list[Path] = []
     begun: list[int] = []
-    trash = ws.worktree.trash()
-    try:
-        for number, step in trash.steps(run, int(first)):
+    is_clear = True
+    for number, step in steps:
+        try:
             found = statcache.read_state(ws, step.path)
-            if found == step.after:
-                done.append((step.path, step.base_after))
-            elif found is not None:
-                kept.append(step.path)
-                if found == step.before != UNREAD or trash.shares(run, number, step.path):
-                    begun.append(number)
-    except (FormatError, ManifestSyncError):
-        # The record went with the trash: then nothing is known, and nothing is assumed.
-        done, begun = [], []
-    for number in begun:
-        # A second name of what still is at the path: the kill came before the new content did.
-        trash.discard(run, number)
-    for path, _ in done:
-        if ws.worktree.lstat(path) is None:
-            ws.worktree.prune(path)
+        except (ManifestSyncError, Unreadable):
+            # Nothing is known of this one; the next command looks again.
+            is_clear = False
+            continue
+        if found == step.after:
+            done.append((step.path, step.base_after))
+        elif found is not None:
+            kept.append(step.path)
+            if found == step.before != UNREAD or trash.shares(run, number, step.path):
+                begun.append(number)
+    if ws.holds_lock:
+        for number in begun:
+            # A second name of what still is at the path: the kill came before the new content did.
+            trash.discard(run, number)
+        for path, _ in done:
+            if ws.worktree.lstat(path) is None:
+                ws.worktree.prune(path)
     with ws.index.transaction():
         ws.index.set_base(done)
         # A drop that did not come to this file: it was never out of the way.
         ws.index.undrop(kept)
-        ws.index.set_meta(JOURNAL, None)
+        if is_clear:
+            ws.index.set_meta(JOURNAL, None)
 
 
 def iter_windows(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:

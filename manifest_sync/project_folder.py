@@ -154,8 +154,9 @@ class ProjectFolder:
         with ExitStack() as stack:
             index_path = self.index_path()
             mark: IndexMark | None = self.index_mark()
+            lock = LocalLock(os.path.join(state, "lock"))
             try:
-                stack.enter_context(LocalLock(os.path.join(state, "lock")))
+                stack.enter_context(lock)
             except Contended:
                 if must_lock:
                     raise
@@ -186,6 +187,7 @@ class ProjectFolder:
                 version=__version__,
                 jobs=self._jobs,
                 accept_rollback=self._accept_rollback,
+                holds_lock=lock.held,
                 now=self.now,
                 random_bytes=secrets.token_bytes,
                 sleep=time.sleep,

@@ -33,6 +33,8 @@ class Workspace:
     version: str
     jobs: int
     accept_rollback: bool
+    holds_lock: bool
+    """False beside a run that holds it: then the index is a copy, and the tree and its trash are not ours."""
     now: Callable[[], datetime]
     random_bytes: Callable[[int], bytes]
     sleep: Callable[[float], None]

@@ -19,15 +19,18 @@ from manifest_sync import (
     decide,
     diff,
     fetch,
+    landing,
     observe,
     pack,
     page_reader,
     plan,
+    project_folder,
     push,
     report,
     repository,
     statcache,
     upload,
+    workspace,
 )
 from manifest_sync.canonical import decompress
 from manifest_sync.gc import gc
@@ -35,6 +38,7 @@ from manifest_sync.index import connection as index_connection
 from manifest_sync.index import index
 from manifest_sync.index import mark as index_mark
 from manifest_sync.model import Path, Stat, State
+from manifest_sync.observe import JOURNAL
 from manifest_sync.pages import MAX_PAGE_RAW, parse_page
 from manifest_sync.repository import Head, Raced
 from manifest_sync.stores import directory
@@ -224,6 +228,28 @@ def _look_at_the_scope_alone() -> None:
 
 def _accept_any_head() -> None:
     repository.Repository.check_descends = lambda self, head, **known: None  # type: ignore[method-assign]
+
+
+def _settle_beside_a_run() -> None:
+    real = workspace.Workspace
+
+    def make(**parts: Any) -> workspace.Workspace:
+        return real(**{**parts, "holds_lock": True})
+
+    vars(project_folder)["Workspace"] = make
+
+
+def _forget_where_it_stopped() -> None:
+    real = landing.Landing._take
+
+    def take(self: Any, *args: Any, **named: Any) -> int:
+        try:
+            return real(self, *args, **named)
+        except BaseException:
+            self.ws.index.set_meta(JOURNAL, None)
+            raise
+
+    landing.Landing._take = take  # type: ignore[method-assign]
 
 
 def _settle_without_looking() -> None:
@@ -441,6 +467,13 @@ MUTATIONS = (
         "P11",
         _settle_without_looking,
         ("tests/test_crash_points.py", "-k", "pull and over and edits"),
+    ),
+    Mutation("settle-beside-a-run", "P8", _settle_beside_a_run, ("tests/test_midway.py", "-k", "beside")),
+    Mutation(
+        "forget-where-it-stopped",
+        "P11",
+        _forget_where_it_stopped,
+        ("tests/test_midway.py", "-k", "interrupted"),
     ),
     Mutation("drop-unmarked", "P12", _drop_without_a_mark, ("tests/test_drop.py",)),
     Mutation("evict-sole-copies", "P8", _evict_sole_copies, ("tests/test_trash.py",)),

@@ -137,7 +137,7 @@ class World:
     def open(self, name: str) -> tuple[Index, Workspace]:
         index = Index.open(str(self.folder / name))
         nothing: Any = None
-        parts: list[Any] = [nothing, index, Repository(self.store, index, jobs=1), *[nothing] * 10]
+        parts: list[Any] = [nothing, index, Repository(self.store, index, jobs=1), *[nothing] * 11]
         return index, Workspace(*parts)
 
 
