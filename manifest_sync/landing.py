@@ -16,6 +16,8 @@ from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
+from msgspec.structs import replace
+
 from manifest_sync import statcache
 from manifest_sync.errors import ManifestSyncError, SafetyLimit
 from manifest_sync.fetch import Hurt, MissingContent, fetch
@@ -218,6 +220,14 @@ class Landing:
             self.run = self._writer.run
         return self._writer, self._writer.note(steps)
 
+    def _marked(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The steps with what is known of drops: `undo` must not make a deletion of one."""
+        absent = [step.path for step in steps if step.before is None]
+        if not absent:
+            return steps
+        dropped = set(self.ws.index.iter_dropped([(min(absent), max(absent) + b"\0")]))
+        return [replace(step, was_dropped=True) if step.path in dropped else step for step in steps]
+
     def _take(
         self,
         steps: Sequence[Step],
@@ -229,7 +239,7 @@ class Landing:
     ) -> int:
         """Record the steps, take each, and record what came of it; how many were taken."""
         index = self.ws.index
-        writer, first = self._note(steps)
+        writer, first = self._note(self._marked(steps))
         with index.transaction():
             index.set_meta(JOURNAL, f"{self.run} {first}")
             if is_drop:

@@ -8,9 +8,10 @@ and one for each step::
     {"command":"pull --copy","format":1,"run":"12","time":"2026-11-20T10:15:00Z"}
     ["exp/a.json",BEFORE,BASE,AFTER,BASE_AFTER]
 
-States are hexadecimal (see `manifest_sync.model.State`) or null for absent; a base that equals the state
-before it is ``true``, which it mostly is; a path that is not UTF-8 is ``{"b64": …}``. Whatever the step
-numbered n took away lies beside the record under the name n.
+States are hexadecimal (see `manifest_sync.model.State`) or null for absent; BEFORE is ``false`` for a path
+that was absent because it had been dropped. A base that equals the state before it is ``true``, which it
+mostly is; a path that is not UTF-8 is ``{"b64": …}``. Whatever the step numbered n took away lies beside the
+record under the name n.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     base: State | None
     after: State | None
     base_after: State | None
+    was_dropped: bool = False
+    """Whether the path was absent because a `drop` had taken it away, which is no deletion."""
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,7 +64,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 _PathText = str | dict[str, str]
 _StateText = str | None
 _BaseText = str | bool | None
-_Line = tuple[_PathText, _StateText, _BaseText, _StateText, _BaseText]
+_Line = tuple[_PathText, _BaseText, _BaseText, _StateText, _BaseText]
 _header_decoder = msgspec.json.Decoder(_Header)
 _step_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
@@ -86,7 +89,8 @@ def encode_step(step: Step) -> bytes:
     """A line of a record, with its newline."""
     text = canonical.to_text(step.path)
     path = {"b64": canonical.to_base64(step.path)} if text is None else text
-    before, after = _text(step.before), _text(step.after)
+    before: str | bool | None = False if step.was_dropped else _text(step.before)
+    after = _text(step.after)
     base = True if step.base == step.before else _text(step.base)
     base_after = True if step.base_after == step.after else _text(step.base_after)
     return canonical.encode_trusted([path, before, base, after, base_after]) + b"\n"
@@ -113,10 +117,11 @@ def parse_step(line: bytes) -> Step:
     reason = check_path(path)
     if reason:
         raise FormatError(f"the record of a run is damaged: a path is not allowed: {reason}")
-    before, after = _parse_state(texts[0]), _parse_state(texts[2])
+    was_dropped = texts[0] is False
+    before, after = None if was_dropped else _parse_state(texts[0]), _parse_state(texts[2])
     base = before if texts[1] is True else _parse_state(texts[1])
     base_after = after if texts[3] is True else _parse_state(texts[3])
-    return Step(Path(path), before, base, after, base_after)
+    return Step(Path(path), before, base, after, base_after, was_dropped)
 
 
 def _parse_state(text: str | bool | None) -> State | None:

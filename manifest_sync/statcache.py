@@ -195,9 +195,11 @@ def _apply(
     ws.index.put_local(updates)
     ws.index.put_landed(compared)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
+    files = dict(listing.files)
     for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
         gone = Path(prefix + name)
-        if scope.enters(gone):
+        # Where a file stands now nothing can be below, whether or not the scope would have looked there.
+        if scope.enters(gone) or name in files:
             _forget_folder(ws, gone, observed)
         is_compared = is_compared and scope.enters(gone) and not observed.is_hidden(gone)
     # Without its digest the folder is not skipped next time: then its files are as they are noted, but what

@@ -33,9 +33,11 @@ class _Plan:
 
     def __init__(self) -> None:
         self.back: list[tuple[int, Row, Step]] = []
-        self.away: list[tuple[Row, State | None]] = []
+        self.away: list[tuple[Row, Step]] = []
         self.again: list[tuple[Row, Step]] = []
         self.base: list[tuple[Row, State | None]] = []
+        self.dropped: list[Path] = []
+        """Not here, and again not because it was deleted."""
         self.changed: list[Path] = []
 
 
@@ -61,12 +63,15 @@ def undo(ws: Workspace, run: str = "") -> RunReport:
     landing = Landing(ws, f"{verb} {header.run}")
     head = observe.load_head(ws) if plan.again else None
     with landing:
-        away = {row.path: base for row, base in plan.away}
-        landing.remove([row for row, _ in plan.away], lambda row: away[row.path])
+        bases = {row.path: step.base for row, step in plan.away}
+        for was_dropped in (False, True):
+            rows = [row for row, step in plan.away if step.was_dropped is was_dropped]
+            landing.remove(rows, lambda row: bases[row.path], is_drop=was_dropped)
         landing.put_back(header.run, plan.back)
         if head is not None:
             _bring_again(ws, head, landing, plan, report)
         landing.set_base(plan.base)
+        ws.index.drop(plan.dropped)
         landing.finish(Scope.everything())
     report.new, report.deleted = landing.brought, landing.removed
     report.bytes, report.run = landing.bytes, landing.run
@@ -102,12 +107,14 @@ def _plan(ws: Workspace, header: RunHeader) -> _Plan:
         if row.local == step.before:
             if row.base != step.base:
                 plan.base.append((row, step.base))
+            if step.was_dropped:
+                plan.dropped.append(step.path)
         elif row.local != step.after:
             # Not as the run left it. A step that was never taken left nothing to take back.
             if step.after is not None or number in stored:
                 plan.changed.append(step.path)
         elif step.before is None:
-            plan.away.append((row, step.base))
+            plan.away.append((row, step))
         elif number in stored:
             plan.back.append((number, row, back))
         else:
@@ -125,7 +132,7 @@ def _merged(steps: list[tuple[int, Step]]) -> Iterator[tuple[int, Step]]:
     for path in sorted(first):
         number, begun = first[path]
         ended = last[path]
-        yield number, Step(path, begun.before, begun.base, ended.after, ended.base_after)
+        yield number, structs.replace(begun, after=ended.after, base_after=ended.base_after)
 
 
 def _look(ws: Workspace, path: Path) -> Row:

@@ -76,6 +76,8 @@ class Step:
     """Whether the trash has the file of before; ``drop`` keeps none."""
     is_special: bool = False
     """Whether something stood there all the time that is no file: only the base was changed."""
+    was_dropped: bool = False
+    """Whether it was absent because it had been dropped, which undoing the run must not make a deletion."""
 
 
 Run = dict[str, Step]
@@ -622,6 +624,7 @@ def run_of(before: Tree, memory: Memory, outcome: Outcome, *, is_kept: bool = Tr
             outcome.memory.base.get(path),
             is_kept,
             path in before.special,
+            path in memory.dropped and path not in before.files,
         )
         if (step.before, step.base) != (step.after, step.base_after):
             run[path] = step
@@ -705,6 +708,8 @@ def predict_undo(tree: Tree, memory: Memory, bucket: Bucket) -> Outcome:
         after = step.after.state if step.after is not None else SPECIAL if step.is_special else None
         if state == before:
             outcome.memory.set(path, step.base)
+            if step.was_dropped:
+                outcome.memory.dropped.add(path)
         elif state != after:
             if after is not None or (before is not None and step.is_kept):
                 outcome.conflicts.append(path)
@@ -712,6 +717,8 @@ def predict_undo(tree: Tree, memory: Memory, bucket: Bucket) -> Outcome:
             outcome.trashed.append(tree.files[path].content)
             outcome.tree.remove(path, prune=True)
             outcome.memory.set(path, step.base)
+            if step.was_dropped:
+                outcome.memory.dropped.add(path)
             outcome.deleted += 1
         else:
             back.append(path)

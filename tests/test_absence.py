@@ -203,3 +203,19 @@ def test_a_symlink_that_changes_while_it_is_looked_at(
     assert second.deleted == (becomes == "folder" and mode == "full")
     assert second.exit_code == 0
     assert gpu.status().has_drift == (becomes in ("folder", "nothing") and mode == "copy")
+
+
+def test_a_file_in_the_place_of_a_folder_leaves_nothing_below_it(tmp_path: Path) -> None:
+    """Also where the scope leaves out what was in it: else the file would clash with what is gone."""
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop = Machine(tmp_path / "gpu", bucket), Machine(tmp_path / "laptop", bucket)
+    gpu.write("d/e", "one")
+    gpu.push()
+    laptop.pull()
+    for machine, content in ((gpu, "three"), (laptop, "four")):
+        shutil.rmtree(machine.root / "d")
+        machine.write("d", content)
+    gpu.push("full")
+    report = laptop.pull("full", exclude=("d/",), resolve="remote")
+    assert (report.exit_code, report.conflicts, report.changed) == (0, [], 1)
+    assert laptop.read("d") == "three"

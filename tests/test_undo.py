@@ -264,3 +264,37 @@ def test_an_undo_that_puts_nothing_back_need_not_wait_for_the_clock(
     waits.clear()
     assert laptop.project().undo().new == 1
     assert waits
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        ("drop", "restore", "undo"),
+        ("drop", "undo", "undo 2"),
+        ("drop", "restore", "drop", "undo", "undo"),
+        ("drop", "restore", "delete", "undo"),
+    ],
+    ids=" ".join,
+)
+def test_what_was_dropped_before_is_dropped_again_and_not_deleted(
+    tmp_path: FsPath, story: tuple[str, ...]
+) -> None:
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    gpu.write("exp/a", "one")
+    gpu.write("keep", "two")
+    gpu.push()
+    runs: list[str] = []
+    for act in story:
+        verb, _, number = act.partition(" ")
+        if verb == "delete":
+            (gpu.root / "exp/a").unlink()
+        elif verb == "undo":
+            runs.append(gpu.project().undo(runs[int(number) - 1] if number else "").run)
+        else:
+            runs.append(getattr(gpu.project(), verb)(("exp",)).run)
+    assert not (gpu.root / "exp/a").exists()
+    status = gpu.status()
+    assert (status.cases, status.dropped) == ({}, [b"exp/a"])
+    assert gpu.push("full").deleted == 0
+    assert gpu.project().restore(("exp",)).new == 1
+    assert gpu.read("exp/a") == "one"
