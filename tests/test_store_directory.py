@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,14 +86,56 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
 
 def test_an_unreadable_object(tmp_path: Path) -> None:
     if os.geteuid() == 0:
-        # Root may read everything; a folder in the place of the file fails for root too.
+        # Root may read everything; a folder in the place of the file is no object for root either.
         (tmp_path / "k").mkdir()
-        expected: type[Exception] = ManifestSyncError
+        expected: type[Exception] = NotFound
     else:
         (tmp_path / "k").touch(mode=0)
         expected = AccessDenied
     with pytest.raises(expected):
         DirectoryStore(str(tmp_path)).get("k", max_bytes=10)
+
+
+READER = """
+import sys
+from manifest_sync.stores.base import NotFound
+from manifest_sync.stores.directory import DirectoryStore
+store = DirectoryStore(sys.argv[1])
+for read in (
+    lambda: store.get("k", max_bytes=10),
+    lambda: store.get_range("k", 0, 1),
+):
+    try:
+        print(read())
+    except NotFound:
+        pass
+store.put_if("k", b"x", etag=None)
+"""
+
+
+def _make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [_make_fifo, _link_device, Path.mkdir])
+def test_what_is_no_file_is_no_object_and_is_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Nobody writes into the fifo, and the device has no end."""
+    make(tmp_path / "k")
+    run = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path)], capture_output=True, timeout=20, check=False, text=True
+    )
+    assert run.stdout == ""
+    if make is Path.mkdir:
+        assert "ManifestSyncError" in run.stderr
+    else:
+        assert run.stderr == ""
+        assert (tmp_path / "k").read_bytes() == b"x"
 
 
 def test_a_relative_folder_is_refused() -> None:

@@ -281,7 +281,7 @@ class PlainFiles:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a file; anything else is no object, and a fifo must not be waited for."""
+    """Open a file; anything else is no object, a fifo must not be waited for, and a device has no end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -297,7 +297,7 @@ def _check_key(key: str) -> None:
 
 
 def _read(key: str, path: str, max_bytes: int) -> Object:
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_open_regular) as file:
         check_size(key, os.fstat(file.fileno()).st_size, max_bytes)
         body = file.read()
     check_size(key, len(body), max_bytes)
@@ -306,7 +306,7 @@ def _read(key: str, path: str, max_bytes: int) -> Object:
 
 def _etag_of(path: str) -> str | None:
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_regular) as file:
             return hash_bytes(file.read()).hex()
     except (FileNotFoundError, NotADirectoryError):
         return None
