@@ -67,9 +67,10 @@ class Landing:
     hurt: Hurt = field(default_factory=dict)
     """What the bucket does not hold although the entries say so: not brought."""
     left: list[Row] = field(default_factory=list)
-    """What was to be brought and was not, for any of these reasons."""
+    """What was to be brought by this plan and was not, for any of these reasons."""
     kept: int = 0
-    """How many files were to be taken away and were not."""
+    """How many files were to be taken away by this plan and were not."""
+    is_open: bool = False
     _writer: RunWriter | None = None
     _wrote: bool = False
 
@@ -81,7 +82,12 @@ class Landing:
     def __enter__(self) -> Self:
         self.ws.worktree.make_root()
         self.ws.worktree.clean_staging()
+        self.is_open = True
         return self
+
+    def begin_plan(self) -> None:
+        """What could not be done belongs to a plan, of which a run may carry out more than one."""
+        self.hurt, self.left, self.kept = {}, [], 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

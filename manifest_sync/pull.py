@@ -6,6 +6,7 @@ load head → scan → diff → plan (a dry run stops here) → trash → fetch 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 from manifest_sync import observe, statcache
@@ -39,25 +40,33 @@ def pull(ws: Workspace, options: RunOptions) -> RunReport:
     head = observe.load_head(ws)
     observed = statcache.scan(ws, options.scope, checksum=options.checksum)
     hurt: Hurt = {}
-    for plans in range(1, MAX_PLANS + 1):
-        if plans > 1:
-            options = _renewing(ws, options, report.run)
-        hurt = {}
-        try:
-            decision = decide(ws, head, options, observed, report)
-            if not options.dry_run and decision.summary.acts:
-                hurt = _carry_out(decision, head, report)
-                report.damaged += damaged_files(hurt)
-        except Damaged:
-            latest = observe.load_head(ws)
-            if latest.etag == head.etag or plans == MAX_PLANS:
-                raise
+    new = changed = deleted = 0
+    # One for all plans: what a pull does is one run, and undone as one.
+    landing = Landing(ws, f"pull --{report.mode}")
+    with ExitStack() as opened:
+        for plans in range(1, MAX_PLANS + 1):
+            if plans > 1:
+                options = _renewing(ws, options, landing.run)
+            hurt = {}
+            try:
+                decision = decide(ws, head, options, observed, report)
+                if not options.dry_run and decision.summary.acts:
+                    if not landing.is_open:
+                        opened.enter_context(landing)
+                    hurt = _carry_out(decision, head, report, landing)
+                    report.damaged += damaged_files(hurt)
+            except Damaged:
+                latest = observe.load_head(ws)
+                if latest.etag == head.etag or plans == MAX_PLANS:
+                    raise
+                head = latest
+                continue
+            new, changed, deleted = new + report.new, changed + report.changed, deleted + report.deleted
+            # A collection may have moved what this plan wanted; then there is another head by now.
+            if not hurt or plans == MAX_PLANS or (latest := observe.load_head(ws)).etag == head.etag:
+                break
             head = latest
-            continue
-        # A collection may have moved what this plan wanted; then there is another head by now.
-        if not hurt or plans == MAX_PLANS or (latest := observe.load_head(ws)).etag == head.etag:
-            break
-        head = latest
+    report.new, report.changed, report.deleted = new, changed, deleted
     if hurt:
         note_lost_packs(ws, [*lost_packs(ws), *(missing.key for missing in hurt.values())])
     dropped = ws.index.count_dropped(options.scope.ranges())
@@ -79,24 +88,22 @@ def _renewing(ws: Workspace, options: RunOptions, run: str) -> RunOptions:
     return replace(options, policy=policy)
 
 
-def _carry_out(decision: Decision, head: Head, report: RunReport) -> Hurt:
+def _carry_out(decision: Decision, head: Head, report: RunReport, landing: Landing) -> Hurt:
     ws = decision.ws
-    landing = Landing(ws, f"pull --{report.mode}")
+    landing.begin_plan()
     try:
-        with landing:
-            settled = [(row, row.remote) for row in decision.rows(Verb.TAKE_REMOTE_BASE)]
-            landing.remove(decision.gone_there(head))
-            ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.DOWNLOAD, 0))
-            landing.bring(decision.entries(head, Verb.DOWNLOAD))
-            settled += _keep_both(decision, head, landing)
-            ws.progress.end("transfer")
-            # Last, because the plan is read from the index: settled any sooner, a conflict would look like
-            # an ordinary change to the steps above.
-            landing.set_base(settled)
-            landing.finish(decision.options.scope)
+        settled = [(row, row.remote) for row in decision.rows(Verb.TAKE_REMOTE_BASE)]
+        landing.remove(decision.gone_there(head))
+        ws.progress.begin("transfer", files=decision.summary.verbs.get(Verb.DOWNLOAD, 0))
+        landing.bring(decision.entries(head, Verb.DOWNLOAD))
+        settled += _keep_both(decision, head, landing)
+        ws.progress.end("transfer")
+        # Last, because the plan is read from the index: settled any sooner, a conflict would look like
+        # an ordinary change to the steps above.
+        landing.set_base(settled)
+        landing.finish(decision.options.scope)
     finally:
-        report.run = landing.run or report.run
-        report.bytes += landing.bytes
+        report.run, report.bytes = landing.run, landing.bytes
         report.conflicts = sorted({*report.conflicts, *landing.changed})
         decision.observed.skipped.update(landing.skipped)
     discount(report, landing.left)

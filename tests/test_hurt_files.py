@@ -167,6 +167,10 @@ def test_what_a_collection_moved_meanwhile_is_not_lost(world: World) -> None:
         report = world.late.pull()
     assert (report.damaged, report.exit_code) == ([], 0)
     assert world.late.read("exp1/05.json") == "moved exp1/05.json"
+    # Two plans, and one run: counted together, and taken back together.
+    assert report.new + report.changed == len(names(world.late))
+    assert world.late.project().undo().deleted == report.new + report.changed
+    assert names(world.late) == set()
 
 
 def test_a_lost_page_hides_only_its_files_from_a_pull(world: World) -> None:
