@@ -34,7 +34,7 @@ from manifest_sync.keys import (
     parse_history,
     snapshot_key,
 )
-from manifest_sync.model import MAX_PATH, Path, display
+from manifest_sync.model import MAX_MESSAGE, MAX_PATH, Path, display
 from manifest_sync.pack import CHUNK_SMALL
 from manifest_sync.pages import PageRef, check_path, is_object_id, is_session, max_raw
 
@@ -161,7 +161,7 @@ class _Head(msgspec.Struct):
     history: _Text | None
     host: _Text
     machine: _Text
-    message: Annotated[str, msgspec.Meta(max_length=1 << 16)]
+    message: Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE)]
     oldest: _Counter
     pages: list[tuple[_Text, _Count, _Count, _Count, _Count, _Count, _PathText, _PathText]]
     parent: _Text | None

@@ -35,6 +35,8 @@ SPECIAL = State(b"o")
 HASH_LENGTH = 32
 MAX_PATH = 4096
 MAX_COMPONENT = 255
+MAX_MESSAGE = 1 << 16
+"""Characters of a snapshot's message."""
 STATE_FOLDER = ".manifest-sync"
 DEFAULT_JOBS = 8
 """Requests under way at once, unless ``-j`` says otherwise."""

@@ -126,6 +126,15 @@ def test_what_the_rules_leave_out_or_a_tree_cannot_hold_is_not_adopted(world: Wo
     assert list(head_entries(world.gpu)) == ["a.json", "lora/x"]
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_told_of_in_the_message(world: World) -> None:
+    world.put("a", "a")
+    odd = os.fsdecode(bytes(world.folder) + b"/caf\xe9")
+    os.rename(world.plain, odd)
+    assert world.gpu.project().adopt(odd).new == 1
+    assert next(world.gpu.project().log()).message.endswith("/caf\\xe9")
+    assert world.machine("laptop").pull().new == 1
+
+
 def test_only_a_part(world: World) -> None:
     for name in ("a/1", "a/2", "ab/1", "b/1"):
         world.put(name, name)

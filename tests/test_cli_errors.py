@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from manifest_sync import errors
 from manifest_sync.cli.main import main
+from manifest_sync.model import MAX_MESSAGE
 from manifest_sync.report import RunReport
 
 Run = Callable[..., Result]
@@ -191,6 +192,18 @@ def test_what_does_not_go_together_is_refused(project: Recorder, run: Run, words
     result = run(*words)
     assert result.exit_code == 2
     assert project.options == {}
+
+
+@pytest.mark.parametrize("command", ["push", "sync", "watch", "adopt"])
+@pytest.mark.parametrize("text", [os.fsdecode(b"caf\xe9"), "x" * (MAX_MESSAGE + 1)], ids=["latin-1", "long"])
+def test_a_message_that_no_snapshot_can_hold_is_refused(
+    project: Recorder, run: Run, command: str, text: str
+) -> None:
+    result = run(command, *(["../there"] if command == "adopt" else []), "--message", text)
+    assert result.exit_code == 2
+    assert "'--message'" in result.stderr
+    assert project.options == {}
+    assert run("push", "--message", "x" * MAX_MESSAGE).exit_code == 0
 
 
 def test_an_empty_list_of_paths_never_means_everything(project: Recorder, run: Run) -> None:

@@ -7,6 +7,7 @@ publish. Nothing is written outside the repository, then or later.
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from manifest_sync.index import records
 from manifest_sync.index.adopted import Outsider
 from manifest_sync.index.index import Row
 from manifest_sync.landing import settle
-from manifest_sync.model import UNREAD, Entry, Path, file_state
+from manifest_sync.model import UNREAD, Entry, Path, display, file_state
 from manifest_sync.pages import MAX_CHUNKS, TOO_LARGE
 from manifest_sync.pathrules import check_path
 from manifest_sync.publishing import Publishing
@@ -251,9 +252,8 @@ class _Adoption:
         self._plan(head)
         if not ws.index.has_planned():
             return head
-        commit = ws.commit(
-            ws.new_session(head.manifest.fence), self._options.message or f"adopt {self._source.url}"
-        )
+        message = self._options.message or f"adopt {display(os.fsencode(self._source.url))}"
+        commit = ws.commit(ws.new_session(head.manifest.fence), message)
         outcome = Publishing(ws, head, self._scope).publish(
             commit, lambda manifest: ws.index.note_adopting(self._listing, manifest.snapshot)
         )

@@ -9,6 +9,7 @@ import click
 
 from manifest_sync.cli.options import (
     FOLDER,
+    Message,
     Names,
     Pattern,
     Settings,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @option("--only", multiple=True, type=Names(), help="A folder under the root; repeat, or use commas.")
 @option("--with", "groups", multiple=True, type=Names(), help="A group that is else left out.")
 @option("--exclude", multiple=True, type=Pattern(), help="Leave out, in gitignore syntax; repeat.")
-@option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@option("--message", type=Message(), metavar="TEXT", default="", help="Recorded with the snapshot.")
 @common_options
 @click.pass_context
 def adopt(

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from manifest_sync.errors import UsageError
-from manifest_sync.model import DEFAULT_JOBS
+from manifest_sync.model import DEFAULT_JOBS, MAX_MESSAGE
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -99,6 +99,23 @@ class Pattern(click.types.StringParamType):
 
     name = "pattern"
     envvar_list_splitter = "\n"
+
+
+class Message(click.types.StringParamType):
+    """A text recorded with a snapshot: whether it can be is learned before anything is sent."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, as it is."""
+        text = str(super().convert(value, param, ctx))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail("it is not UTF-8", param, ctx)
+        if len(text) > MAX_MESSAGE:
+            self.fail(f"it has {len(text):,} characters, and at most {MAX_MESSAGE:,} are kept", param, ctx)
+        return text
 
 
 def option(*names: str, **attrs: Any) -> Callable[[_Command], _Command]:

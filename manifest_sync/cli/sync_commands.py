@@ -11,6 +11,7 @@ import click
 from manifest_sync.cli.options import (
     SNAPSHOT,
     TREE_PATH,
+    Message,
     Names,
     Pattern,
     common_options,
@@ -71,7 +72,7 @@ def _shared_options(command: _Command) -> _Command:
 
 @click.command(epilog=_REPAIR)
 @_shared_options
-@option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@option("--message", type=Message(), metavar="TEXT", default="", help="Recorded with the snapshot.")
 @option("--repair", is_flag=True, help="Upload what is missing or damaged in the bucket, and nothing else.")
 @option("--read-data", is_flag=True, help="With --repair: look for damage by reading every byte.")
 @option("--drop-lost", is_flag=True, help="With --repair: give up lists of files that no machine keeps.")
@@ -126,7 +127,7 @@ def pull(ctx: click.Context, /, restore_deleted: bool, at: str, **given: Any) ->
 @click.command()
 @with_options(_SCOPE)
 @option("--checksum", is_flag=True, help="Read every local file again.")
-@option("--message", metavar="TEXT", default="", help="Recorded with the snapshot.")
+@option("--message", type=Message(), metavar="TEXT", default="", help="Recorded with the snapshot.")
 @common_options
 @click.pass_context
 def sync(ctx: click.Context, /, checksum: bool, message: str, **given: Any) -> int:

@@ -12,6 +12,7 @@ import click
 
 from manifest_sync.cli.local_time import show_time
 from manifest_sync.cli.options import (
+    Message,
     Names,
     Pattern,
     Settings,
@@ -49,7 +50,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     show_default=True,
     help="Send a file when nothing has touched it for so long.",
 )
-@option("--message", metavar="TEXT", default="", help="Recorded with each snapshot.")
+@option("--message", type=Message(), metavar="TEXT", default="", help="Recorded with each snapshot.")
 @common_options
 @click.pass_context
 def watch(ctx: click.Context, /, interval: str, settle: str, message: str, **given: Any) -> int:
