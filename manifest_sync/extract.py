@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
+from manifest_sync.errors import UsageError
 from manifest_sync.fetch import Hurt, damaged_files
 from manifest_sync.index.index import NOWHERE, Row
 from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entries
 from manifest_sync.manifest import Manifest
-from manifest_sync.model import Entry, EntryType, Path, State, file_state, is_below
+from manifest_sync.model import Entry, EntryType, Path, State, display, file_state, is_below
 from manifest_sync.observe import iter_entries
 from manifest_sync.report import RunReport
 from manifest_sync.restore import not_in_snapshot
@@ -25,17 +27,25 @@ from manifest_sync.worktree import (
 )
 
 
-def extract(ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Worktree) -> RunReport:
+def extract(
+    ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Worktree, ours: Mapping[str, str]
+) -> RunReport:
     """Write the files at or below ``paths`` of a snapshot into the folder of ``target``.
 
     What is there already is left as it is, and is a conflict unless it is the same.
 
+    Args:
+        ours: folders to which nothing is written, see `refuse_ours`.
+
     Raises:
-        UsageError: the snapshot has nothing at one of the paths.
+        UsageError: the snapshot has nothing at one of the paths, or a file would lie in one of ``ours``.
         ManifestSyncError: anything else that stopped the run; every file is whole.
     """
     report = RunReport("restore", "")
     wanted = _wanted(ws, manifest, paths, target, report)
+    place = os.path.join(os.fsencode(os.path.realpath(target.root)), b"")
+    for _, entry in wanted:
+        refuse_ours(place + entry.path, ours)
     target.make_root()
     hurt: Hurt = {}
     ws.progress.begin("transfer", files=len(wanted))
@@ -54,6 +64,21 @@ def extract(ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Wo
     report.damaged = damaged_files(hurt)
     report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
     return report
+
+
+def refuse_ours(place: bytes, ours: Mapping[str, str]) -> None:
+    """Refuse a place in one of the folders that only we write to.
+
+    Args:
+        place: absolute, with no symlink on the way.
+        ours: what each of the folders is called, and its path.
+
+    Raises:
+        UsageError: it lies in one of them.
+    """
+    for what, folder in ours.items():
+        if is_below(place, os.fsencode(os.path.realpath(folder))):
+            raise UsageError(f"{display(place)} lies in {what} ({folder})", "name another folder with --to")
 
 
 def _wanted(

@@ -5,6 +5,7 @@ Operations are imported where they are called: a push with nothing to do must no
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,8 +166,12 @@ class Project(ProjectStart):
         self, paths: Sequence[str], at: str = "", to: str = "", *, dry_run: bool = False
     ) -> RunReport:
         """Bring files of a snapshot (default: the head) back into the tree, or write them into the folder
-        ``to``. What is replaced goes to the trash; the base stays."""
-        from manifest_sync.extract import extract
+        ``to``. What is replaced goes to the trash; the base stays.
+
+        Raises:
+            UsageError: ``to`` is in the local state or the bucket, or something else is wrong with a word.
+        """
+        from manifest_sync.extract import extract, refuse_ours
         from manifest_sync.restore import restore
 
         wanted = parse_scope(paths, self.config.root)
@@ -174,8 +179,16 @@ class Project(ProjectStart):
             manifest = self._snapshot(ws, at)
             if not to:
                 return self._timed(ws, lambda: restore(ws, manifest, wanted, dry_run=dry_run))
+            ours = self._own_folders()
+            refuse_ours(os.fsencode(os.path.realpath(to)), ours)
             with self.other_folder(to) as target:
-                return self._timed(ws, lambda: extract(ws, manifest, wanted, target))
+                return self._timed(ws, lambda: extract(ws, manifest, wanted, target, ours))
+
+    def _own_folders(self) -> dict[str, str]:
+        """The folders whose content is ours alone, by what they are called."""
+        bucket = self.location()
+        folders = {"the local state": self.state_dir()}
+        return {**folders, "the bucket": bucket.path} if bucket.scheme == "file" else folders
 
     def adopt(
         self,

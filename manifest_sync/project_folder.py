@@ -212,7 +212,7 @@ class ProjectFolder:
 
     @contextmanager
     def other_folder(self, path: str) -> Iterator[Worktree]:
-        """A folder outside the tree, made if need be, to write files into; nothing of ours is left in it."""
+        """A folder, made if need be, to write files into; nothing of ours is left in it."""
         folder = os.path.abspath(path)
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{STATE_FOLDER}-", dir=folder) as state:

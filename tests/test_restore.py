@@ -74,6 +74,31 @@ def test_into_another_folder(gpu: Machine, tmp_path: FsPath) -> None:
     assert (target / "exp/a").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "place", ["gpu/.manifest-sync", "gpu/.manifest-sync/deep", "bucket", "bucket/deep", "link"]
+)
+def test_nothing_is_written_into_the_local_state_or_the_bucket(
+    gpu: Machine, tmp_path: FsPath, place: str
+) -> None:
+    (tmp_path / "link").symlink_to("bucket")
+    before = sorted((tmp_path / "bucket").rglob("*"))
+    with pytest.raises(UsageError, match=r"lies in the (local state|bucket)"):
+        gpu.project().restore(["keep"], to=str(tmp_path / place))
+    assert sorted((tmp_path / "bucket").rglob("*")) == before
+    assert not (gpu.folder / ".manifest-sync/keep").exists()
+    assert not (gpu.folder / ".manifest-sync/deep").exists()
+
+
+def test_a_path_that_leads_into_the_bucket_is_refused(gpu: Machine, tmp_path: FsPath) -> None:
+    gpu.write("bucket/packs/x", "x")
+    gpu.push()
+    with pytest.raises(UsageError, match="bucket/packs/x lies in the bucket"):
+        gpu.project().restore(["bucket", "keep"], to=str(tmp_path))
+    assert not (tmp_path / "bucket/packs/x").exists()
+    assert not (tmp_path / "keep").exists()
+    assert gpu.project().restore(["keep"], to=str(tmp_path)).new == 1
+
+
 def test_a_path_that_the_snapshot_does_not_have(gpu: Machine) -> None:
     for paths in (["exp/new"], ["keep", "exp/new"]):
         with pytest.raises(UsageError, match="exp/new is not in snapshot 1"):
