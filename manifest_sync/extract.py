@@ -12,7 +12,7 @@ from manifest_sync.landing import Wanted, check_space, iter_windows, stage_entri
 from manifest_sync.manifest import Manifest
 from manifest_sync.model import Entry, EntryType, Path, State, display, file_state, is_below
 from manifest_sync.observe import iter_entries
-from manifest_sync.report import RunReport
+from manifest_sync.report import RunReport, describe
 from manifest_sync.restore import not_in_snapshot
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
@@ -28,7 +28,13 @@ from manifest_sync.worktree import (
 
 
 def extract(
-    ws: Workspace, manifest: Manifest, paths: Sequence[Path], target: Worktree, ours: Mapping[str, str]
+    ws: Workspace,
+    manifest: Manifest,
+    paths: Sequence[Path],
+    target: Worktree,
+    ours: Mapping[str, str],
+    *,
+    dry_run: bool = False,
 ) -> RunReport:
     """Write the files at or below ``paths`` of a snapshot into the folder of ``target``.
 
@@ -36,16 +42,22 @@ def extract(
 
     Args:
         ours: folders to which nothing is written, see `refuse_ours`.
+        dry_run: only say what would be written.
 
     Raises:
         UsageError: the snapshot has nothing at one of the paths, or a file would lie in one of ``ours``.
         ManifestSyncError: anything else that stopped the run; every file is whole.
     """
-    report = RunReport("restore", "")
+    report = RunReport("restore", "", dry_run)
+    report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
     wanted = _wanted(ws, manifest, paths, target, report)
     place = os.path.join(os.fsencode(os.path.realpath(target.root)), b"")
     for _, entry in wanted:
         refuse_ours(place + entry.path, ours)
+    if dry_run:
+        report.new = len(wanted)
+        report.actions = [describe(entry.path, "download") for _, entry in wanted]
+        return report
     target.make_root()
     hurt: Hurt = {}
     ws.progress.begin("transfer", files=len(wanted))
@@ -62,7 +74,6 @@ def extract(
             target.sync()
     ws.progress.end("transfer")
     report.damaged = damaged_files(hurt)
-    report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
     return report
 
 

@@ -181,8 +181,8 @@ class Project(ProjectStart):
                 return self._timed(ws, lambda: restore(ws, manifest, wanted, dry_run=dry_run))
             ours = self._own_folders()
             refuse_ours(os.fsencode(os.path.realpath(to)), ours)
-            with self.other_folder(to) as target:
-                return self._timed(ws, lambda: extract(ws, manifest, wanted, target, ours))
+            with self.other_folder(to, dry_run=dry_run) as target:
+                return self._timed(ws, lambda: extract(ws, manifest, wanted, target, ours, dry_run=dry_run))
 
     def _own_folders(self) -> dict[str, str]:
         """The folders whose content is ours alone, by what they are called."""

@@ -211,11 +211,18 @@ class ProjectFolder:
         )
 
     @contextmanager
-    def other_folder(self, path: str) -> Iterator[Worktree]:
-        """A folder, made if need be, to write files into; nothing of ours is left in it."""
+    def other_folder(self, path: str, *, dry_run: bool = False) -> Iterator[Worktree]:
+        """A folder, made if need be, to write files into; nothing of ours is left in it.
+
+        With ``dry_run`` it is not made, and is only looked at.
+        """
         folder = os.path.abspath(path)
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{STATE_FOLDER}-", dir=folder) as state:
+        with ExitStack() as stack:
+            state = self.state_dir()
+            if not dry_run:
+                os.makedirs(folder, exist_ok=True)
+                own = tempfile.TemporaryDirectory(prefix=f"{STATE_FOLDER}-", dir=folder)
+                state = stack.enter_context(own)
             worktree = Worktree(folder, state, symlinks="keep")
             try:
                 yield worktree

@@ -74,6 +74,20 @@ def test_into_another_folder(gpu: Machine, tmp_path: FsPath) -> None:
     assert (target / "exp/a").read_text() == "mine"
 
 
+def test_a_dry_run_into_another_folder_writes_nothing(gpu: Machine, tmp_path: FsPath) -> None:
+    target = tmp_path / "out"
+    report = gpu.project().restore(["exp"], at="1", to=str(target), dry_run=True)
+    assert (report.new, report.dry_run, report.sequence) == (3, True, 1)
+    assert report.actions == ["download  exp/a", "download  exp/b", "download  exp/big"]
+    assert not target.exists()
+    (target / "exp").mkdir(parents=True)
+    (target / "exp/a").write_text("mine")
+    (target / "exp/b").write_text("one exp/b")
+    report = gpu.project().restore(["exp"], at="1", to=str(target), dry_run=True)
+    assert (report.new, report.unchanged, report.conflicts) == (1, 1, [b"exp/a"])
+    assert sorted(os.listdir(target / "exp")) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "place", ["gpu/.manifest-sync", "gpu/.manifest-sync/deep", "bucket", "bucket/deep", "link"]
 )
