@@ -48,7 +48,7 @@ def extract(
         UsageError: the snapshot has nothing at one of the paths, or a file would lie in one of ``ours``.
         ManifestSyncError: anything else that stopped the run; every file is whole.
     """
-    report = RunReport("restore", "", dry_run)
+    report = RunReport("restore", "", dry_run, to=target.root)
     report.snapshot, report.sequence = manifest.snapshot, manifest.sequence
     wanted = _wanted(ws, manifest, paths, target, report)
     place = os.path.join(os.fsencode(os.path.realpath(target.root)), b"")

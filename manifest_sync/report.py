@@ -82,6 +82,8 @@ class RunReport:
     """Of a dry run: what would stop it, for people; '' when nothing would."""
     published: bool = False
     """Whether this run made a new head."""
+    to: str = ""
+    """The folder that files were restored into; '' for the tree."""
     run: str = ""
     """The run's name in the trash, for ``undo``; '' when nothing was changed here."""
     bytes: int = 0

@@ -74,6 +74,20 @@ def test_into_another_folder(gpu: Machine, tmp_path: FsPath) -> None:
     assert (target / "exp/a").read_text() == "mine"
 
 
+def test_what_is_in_the_way_in_another_folder_is_told_of_in_fitting_words(
+    gpu: Machine, tmp_path: FsPath
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/keep").write_text("mine")
+    told = gpu.command("restore", "keep", "--to", str(tmp_path / "out"))
+    assert told.returncode == 6
+    assert told.stdout.splitlines()[-3:] == [
+        "1 file, not written because another is there:",
+        "  keep",
+        "  remove or rename what is there, or name another folder with --to",
+    ]
+
+
 def test_a_dry_run_into_another_folder_writes_nothing(gpu: Machine, tmp_path: FsPath) -> None:
     target = tmp_path / "out"
     report = gpu.project().restore(["exp"], at="1", to=str(target), dry_run=True)

@@ -121,6 +121,9 @@ def test_what_changed_since_is_left_alone(pair: tuple[Machine, Machine]) -> None
     assert laptop.read("exp/added") == "my edit too"
     assert laptop.read("exp/sub/c") == "mine again"
     assert trash_files(laptop) == 2, "what could not be put back is still there"
+    told = laptop.command("undo").stdout
+    assert "3 files, changed since that run and left as found:" in told
+    assert "--resolve" not in told
 
 
 def test_undoing_a_resolution_brings_the_conflict_back(pair: tuple[Machine, Machine]) -> None:

@@ -50,6 +50,20 @@ RESOLVE = (
     "`push --resolve local PATH` keeps this side, `pull --resolve remote PATH` takes the bucket's, "
     "`--resolve both` keeps both"
 )
+_MEANWHILE = ("changed meanwhile and left as found", "run the same command again")
+_IN_THE_WAY = {
+    # command: (verdict, hint), where a conflict is none of two sides
+    "restore --to": (
+        "not written because another is there",
+        "remove or rename what is there, or name another folder with --to",
+    ),
+    "restore": _MEANWHILE,
+    "drop": _MEANWHILE,
+    "undo": (
+        "changed since that run and left as found",
+        "`trash list` shows what the run replaced; `restore PATH --at SNAPSHOT` takes it from a snapshot",
+    ),
+}
 
 # What a mode leaves undone: the cases, the verb, and which modes would do it, weakest first.
 _LEFT: dict[str, tuple[tuple[tuple[str, ...], str, dict[str, str]], ...]] = {
@@ -135,7 +149,7 @@ def _selected(report: RunReport) -> list[str]:
 
 def problem_lines(report: RunReport | SyncReport, settings: Settings) -> list[str]:
     """Damage, conflicts and what was skipped."""
-    lines = damage_lines(report.damaged, settings) + _conflict_lines(report.conflicts, settings)
+    lines = damage_lines(report.damaged, settings) + _conflict_lines(report, settings)
     if isinstance(report, RunReport) and report.limit:
         lines.append(f"without -n it stops: {report.limit}")
     return lines + skipped_lines(report.skipped, settings)
@@ -269,13 +283,15 @@ def _action_lines(report: RunReport, settings: Settings) -> list[str]:
     return action_lines(report, settings) if report.dry_run or settings.verbose else []
 
 
-def _conflict_lines(conflicts: Sequence[Path], settings: Settings) -> list[str]:
-    if not conflicts:
+def _conflict_lines(report: RunReport | SyncReport, settings: Settings) -> list[str]:
+    if not report.conflicts:
         return []
-    count = len(conflicts)
-    lines = [f"{counted(count, 'conflict')}, left as on each side:"]
-    lines += path_lines(conflicts, settings, display)
-    return [*lines, f"  {RESOLVE}"]
+    unit, verdict, hint = "conflict", "left as on each side", RESOLVE
+    if isinstance(report, RunReport) and report.command in _IN_THE_WAY:
+        unit, (verdict, hint) = "file", _IN_THE_WAY["restore --to" if report.to else report.command]
+    lines = [f"{counted(len(report.conflicts), unit)}, {verdict}:"]
+    lines += path_lines(report.conflicts, settings, display)
+    return [*lines, f"  {hint}"]
 
 
 def skipped_lines(skipped: Sequence[tuple[Path, str]], settings: Settings) -> list[str]:
