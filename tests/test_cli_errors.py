@@ -363,6 +363,15 @@ def test_without_a_command_help_is_shown_as_it_is(run: Run, words: tuple[str, ..
     assert "see `" not in result.stderr
 
 
+@pytest.mark.parametrize("words", [("--json",), ("--json", "trash")], ids=" ".join)
+def test_without_a_command_json_is_an_error(run: Run, words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stderr) == (2, "")
+    found = json.loads(result.stdout)
+    assert found["error"] == "usage_error"
+    assert found["hint"] == f"see `{' '.join(('manifest-sync', *words[1:]))} --help`"
+
+
 def test_a_command_called_from_a_program_leaves_its_collector_alone() -> None:
     before = gc.get_threshold()
     gc.set_threshold(777)

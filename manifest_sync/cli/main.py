@@ -96,8 +96,11 @@ class Main(click.Group):
         except (click.Abort, KeyboardInterrupt):
             code = _fail(Interrupted("interrupted: nothing was changed", _RUN_AGAIN), settings, words)
         except click.exceptions.NoArgsIsHelpError as error:
-            write_stderr(error.ctx.get_help())
-            code = UsageError.exit_code
+            if _wants_json(settings, words):
+                code = _fail(UsageError("a command is missing", _see_help(error)), settings, words)
+            else:
+                write_stderr(error.ctx.get_help())
+                code = UsageError.exit_code
         except click.ClickException as error:
             code = _fail(_usage_error(error), settings, words)
         except Exception as error:  # noqa: BLE001  the last resort: no traceback reaches a user
@@ -113,16 +116,19 @@ def _fail(error: Exception, settings: Settings, words: Sequence[str]) -> int:
     told = _to_told(error)
     if settings.debug or "--debug" in words:
         write_stderr("".join(traceback.format_exception(error)).rstrip())
-    # A command line that could not be parsed has not set the settings yet.
-    wants_json = settings.json or "--json" in words
     try:
-        if wants_json and not settings.json_begun:
+        if _wants_json(settings, words) and not settings.json_begun:
             write_line(json.dumps({"error": told.code, "message": told.message, "hint": told.hint}))
         else:
             print_error(told)
     except OutputClosedError:
         _silence_stdout()
     return told.exit_code
+
+
+def _wants_json(settings: Settings, words: Sequence[str]) -> bool:
+    # A command line that could not be parsed has not set the settings yet.
+    return settings.json or "--json" in words
 
 
 def _to_told(error: Exception) -> ManifestSyncError:
@@ -143,9 +149,13 @@ def _to_told(error: Exception) -> ManifestSyncError:
 
 
 def _usage_error(error: click.ClickException) -> UsageError:
+    return UsageError(error.format_message(), _see_help(error))
+
+
+def _see_help(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "manifest-sync"
-    return UsageError(error.format_message(), f"see `{path} --help`")
+    return f"see `{path} --help`"
 
 
 def _narrow() -> dict[str, int]:
