@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from manifest_sync import observe
@@ -11,7 +12,7 @@ from manifest_sync.errors import UsageError
 from manifest_sync.manifest import Manifest, Pin
 from manifest_sync.races import until_published
 from manifest_sync.repository import Head, Raced
-from manifest_sync.snapshots import HEAD_WORDS, Snapshots
+from manifest_sync.snapshots import Snapshots
 from manifest_sync.workspace import Workspace
 
 MAX_NAME = 200
@@ -57,12 +58,13 @@ def pin(ws: Workspace, text: str, name: str) -> PinReport:
         name: what to call the pin; may be empty.
 
     Raises:
-        UsageError: no snapshot that is kept is meant, or the name is taken.
+        UsageError: no snapshot that is kept is meant, or the name is taken or means something else.
     """
-    _check_name(name)
     head = observe.load_head(ws)
+    snapshots = Snapshots(ws.repository, head)
+    _check_name(name, snapshots, ws.now())
     # Found once: a time or a number must not come to mean another snapshot after a lost race.
-    wanted = Snapshots(ws.repository, head).find(text, ws.now())
+    wanted = snapshots.find(text, ws.now())
     made = Pin(wanted.sequence, wanted.snapshot, name)
 
     def revise(current: Head) -> tuple[Pin, ...]:
@@ -112,15 +114,14 @@ def _find(head: Head, text: str) -> Pin:
     raise UsageError(f"{text!r} {problem}", f"pinned are: {names}")
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, snapshots: Snapshots, now: datetime) -> None:
     if len(name) > MAX_NAME or not name.isprintable() or name != name.strip():
         raise UsageError(
             f"{name!r} cannot be the name of a pin", f"use up to {MAX_NAME} printable characters"
         )
-    if name.isdecimal() or name.lower() in HEAD_WORDS:
-        raise UsageError(
-            f"{name!r} cannot be the name of a pin", "it would be taken for a sequence or the head"
-        )
+    meaning = snapshots.meaning(name, now)
+    if meaning:
+        raise UsageError(f"{name!r} cannot be the name of a pin", f"it would be taken for {meaning}")
 
 
 def _publish(

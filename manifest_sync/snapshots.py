@@ -20,7 +20,7 @@ from manifest_sync.times import parse_rfc3339, parse_when
 
 _PREFIX = re.compile(r"[0-9a-f]{4,32}\Z")
 _STEPS = re.compile(r"(.+)~(\d{1,9})\Z", re.DOTALL)
-HEAD_WORDS = ("head", "latest")
+_HEAD_WORDS = ("head", "latest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,18 @@ class Snapshots:
             )
         return self.load(found.sequence, found.id)
 
+    def meaning(self, text: str, now: datetime) -> str:
+        """What `find` takes a text for when it is the name of no pin; '' for nothing."""
+        if text.isdecimal():
+            return "a sequence number"
+        if text.lower() in _HEAD_WORDS:
+            return "the head"
+        if _STEPS.match(text):
+            return "steps back from another snapshot"
+        if parse_when(text, now) is not None:
+            return "a time"
+        return "the beginning of an id" if self._by_id(text) else ""
+
     def load(self, sequence: int, id_: str) -> Manifest:
         """The snapshot with this id; ``sequence`` is where it is looked for first.
 
@@ -153,7 +165,7 @@ class Snapshots:
         return found
 
     def _find(self, text: str, now: datetime) -> Manifest:
-        if text.lower() in HEAD_WORDS:
+        if text.lower() in _HEAD_WORDS:
             return self._head
         found = self._by_name(text)
         if found is not None:
@@ -172,13 +184,18 @@ class Snapshots:
                 if link.sequence == int(text):
                     return link
         pins = [pin for pin in self._head.pins if pin.name and pin.name == text]
-        named = [Link(pin.sequence, pin.snapshot, stored=True) for pin in pins]
-        if not named and _PREFIX.match(text.lower()):
-            named = [link for link in self.iter_links() if link.id.startswith(text.lower())]
+        named = [Link(pin.sequence, pin.snapshot, stored=True) for pin in pins] or self._by_id(text)
         if len(named) > 1:
             shown = ", ".join(f"{link.id[:12]} (sequence {link.sequence})" for link in named[:5])
             raise UsageError(f"{text!r} may mean several snapshots: {shown}", "name one of them")
         return named[0] if named else None
+
+    def _by_id(self, text: str) -> list[Link]:
+        """The snapshots whose id begins with the text."""
+        prefix = text.lower()
+        if not _PREFIX.match(prefix):
+            return []
+        return [link for link in self.iter_links() if link.id.startswith(prefix)]
 
     def _why_not(self, text: str) -> str:
         """What became of a sequence number that is not there."""

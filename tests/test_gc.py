@@ -190,7 +190,9 @@ def test_what_cannot_be_pinned(gpu: Machine) -> None:
     project.pin("1", "first")
     with pytest.raises(UsageError, match="another snapshot is pinned"):
         project.pin("2", "first")
-    for name in ("7", "head", " x", "a\nb"):
+    other = next(iter(gpu.project().log())).id
+    taken = ("7", "head", "yesterday", "1 hour ago", "36h", "2026-11-20", "a~1", other[:6].upper())
+    for name in (*taken, " x", "a\nb"):
         with pytest.raises(UsageError, match="name of a pin"):
             project.pin("1", name)
     with pytest.raises(UsageError, match="names no snapshot"):
