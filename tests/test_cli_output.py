@@ -122,6 +122,11 @@ def test_checksum_says_what_the_stat_cache_had_missed(capsys: Capture) -> None:
     )
 
 
+def test_a_root_that_is_skipped_has_a_name(capsys: Capture) -> None:
+    print_run(RunReport("push", "new", skipped=[(Path(b""), "it is on another device")]), Settings())
+    assert "1 skipped:\n  .: it is on another device\n" in capsys.readouterr().out
+
+
 def test_status_groups_by_case_and_names_the_next_command(capsys: Capture) -> None:
     report = StatusReport({"changed_here": paths(21), "edit_edit": [Path(b"x")], "new_there": []})
     report.unchanged, report.sequence, report.trash_files, report.trash_bytes = 9, 4, 2, 2048

@@ -299,7 +299,8 @@ def skipped_lines(skipped: Sequence[tuple[Path, str]], settings: Settings) -> li
     if not skipped:
         return []
     lines = [f"{number(len(skipped))} skipped:"]
-    lines += path_lines(skipped, settings, lambda pair: f"{display(pair[0])}: {pair[1]}")
+    # The root may be among them, whose path is empty.
+    lines += path_lines(skipped, settings, lambda pair: f"{display(pair[0] or b'.')}: {pair[1]}")
     return [*lines, "  once the reason is gone, run the same command again"]
 
 
