@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -163,6 +165,25 @@ def test_ctrl_c_says_what_is_safe(project: Recorder, run: Run, command: str, saf
     assert result.exit_code == 130
     assert safe in result.stderr
     assert "run the same command again" in result.stderr
+
+
+def test_ctrl_c_while_the_command_line_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'manifest_sync.cli.main':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from importlib.metadata import EntryPoint\n"
+        "EntryPoint('', sys.argv[1], '').load()()\n"
+    )
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    entry = pyproject["project"]["scripts"]["manifest-sync"]
+    result = subprocess.run([sys.executable, "-c", code, entry], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr.startswith("manifest-sync: interrupted: nothing was changed\n")
+    assert "Traceback" not in result.stderr
 
 
 def test_wrong_usage_is_2_and_names_the_help(run: Run) -> None:
