@@ -24,6 +24,7 @@ from manifest_sync.fetch import Hurt, MissingContent, fetch
 from manifest_sync.index.index import Row
 from manifest_sync.model import UNREAD, Entry, EntryType, Path, Stat, State
 from manifest_sync.observe import JOURNAL
+from manifest_sync.rootcheck import note_root
 from manifest_sync.runrecord import Step
 from manifest_sync.scope import Scope
 from manifest_sync.stores.base import Store
@@ -80,7 +81,9 @@ class Landing:
         return self._writer.steps if self._writer is not None else 0
 
     def __enter__(self) -> Self:
-        self.ws.worktree.make_root()
+        # With a base it was there when the run began: what vanished may come back, this is not it.
+        if self.ws.worktree.make_root() and not self.ws.index.has_base():
+            note_root(self.ws)
         self.ws.worktree.clean_staging()
         self.is_open = True
         return self

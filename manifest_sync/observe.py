@@ -18,6 +18,7 @@ from manifest_sync.model import SPECIAL, UNREAD, Entry, Path, display
 from manifest_sync.pages import PageRef
 from manifest_sync.report import NOTHING_THERE
 from manifest_sync.repository import Head, Repository, parse_head
+from manifest_sync.rootcheck import check_same_root
 from manifest_sync.scope import Scope
 from manifest_sync.statcache import Observed, folders_above
 from manifest_sync.stores.base import Object
@@ -251,10 +252,17 @@ def is_nowhere(ws: Workspace, path: Path) -> bool:
 
 
 def check_root(ws: Workspace) -> None:
-    """Refuse to go on when the root is gone but was known: its absence is no evidence of a deletion."""
+    """Refuse to go on when the root is gone but was known, or is another folder than the one that was: what
+    is not there is no evidence of a deletion.
+
+    Raises:
+        ManifestSyncError: it is missing.
+        IndexDamaged: see `rootcheck.check_same_root`.
+    """
     if not ws.worktree.exists() and ws.index.has_base():
         raise ManifestSyncError(
             f"the root folder {ws.worktree.root} is missing, but this machine synced files in it; "
             "nothing was done",
             "mount or restore it; if it is gone for good, run `manifest-sync rebuild-index` and pull again",
         )
+    check_same_root(ws)

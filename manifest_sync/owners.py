@@ -17,6 +17,7 @@ from manifest_sync.ownership import RESERVED_RULE, TRACKED_RULE, Verdict
 from manifest_sync.patterns import folder_ends
 from manifest_sync.races import load_reflected_head
 from manifest_sync.repository import Head
+from manifest_sync.rootcheck import check_same_root
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 from manifest_sync.worktree import Unreadable, is_folder
@@ -147,6 +148,7 @@ def survey(ws: Workspace, scope: Scope, tracked: frozenset[bytes], *, offline: b
         NoRepository: offline, and this machine has never seen the bucket.
     """
     report = OwnersReport()
+    check_same_root(ws)
     settle(ws)
     if not offline:
         _, lost = load_reflected_head(ws, scope)

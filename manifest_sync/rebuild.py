@@ -9,6 +9,7 @@ from __future__ import annotations
 from manifest_sync import observe, statcache
 from manifest_sync.races import load_reflected_head
 from manifest_sync.report import RunReport
+from manifest_sync.rootcheck import note_root
 from manifest_sync.scope import Scope
 from manifest_sync.workspace import Workspace
 
@@ -20,6 +21,7 @@ def rebuild_index(ws: Workspace, scope: Scope) -> RunReport:
         scope: what this machine tracks.
     """
     report = RunReport("rebuild-index", "full")
+    note_root(ws)
     head, lost = load_reflected_head(ws, scope)
     ws.progress.begin("hash")
     observed = statcache.scan(ws, scope, reflected_but=lost)

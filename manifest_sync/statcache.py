@@ -19,6 +19,7 @@ from manifest_sync.model import (
     is_below,
     make_state,
 )
+from manifest_sync.rootcheck import check_still_same_root
 from manifest_sync.scope import Scope
 from manifest_sync.settle import Settle, is_line_file
 from manifest_sync.workspace import Workspace
@@ -113,6 +114,7 @@ def scan(
                 compare = reflected_but is not None
                 _apply(ws, scope, listing, observed, checksum=checksum, confirm=confirm, compare=compare)
         _look_at_scope(ws, scope, observed)
+        check_still_same_root(ws)
     ws.progress.end("scan")
     return observed
 

@@ -14,6 +14,7 @@ from manifest_sync import observe, statcache
 from manifest_sync.errors import UsageError
 from manifest_sync.landing import settle
 from manifest_sync.model import SPECIAL, Path, display, is_below, json_path
+from manifest_sync.rootcheck import check_same_root
 from manifest_sync.scope import Scope
 from manifest_sync.selection import Selection, outermost
 from manifest_sync.workspace import Workspace
@@ -47,6 +48,7 @@ def track(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> TrackRe
     Where nothing is selected yet they become the selection; but if some of them were dropped, those are
     meant, and everything stays selected.
     """
+    check_same_root(ws)
     settle(ws)
     for path in paths:
         if _is_nowhere(ws, path):
@@ -85,6 +87,7 @@ def untrack(ws: Workspace, selection: Selection, paths: Sequence[Path]) -> Track
     Raises:
         UsageError: a path is not selected by itself or with what is below it, or nothing would be left.
     """
+    check_same_root(ws)
     settle(ws)
     for path in paths:
         if any(is_below(one, path) for one in selection):

@@ -15,6 +15,7 @@ from manifest_sync.errors import FormatError, ManifestSyncError, UsageError
 from manifest_sync.landing import settle
 from manifest_sync.model import UNREAD, Path, State
 from manifest_sync.pack import CHUNK_SMALL
+from manifest_sync.rootcheck import check_same_root
 from manifest_sync.runrecord import RunHeader
 from manifest_sync.times import parse_rfc3339
 from manifest_sync.workspace import Workspace
@@ -158,6 +159,7 @@ def empty(ws: Workspace, runs: Sequence[str], *, sole: bool) -> EmptyReport:
     Raises:
         UsageError: there is no such run.
     """
+    check_same_root(ws)
     settle(ws)
     trash = ws.worktree.trash()
     found = list(iter_runs(ws))

@@ -28,6 +28,7 @@ from manifest_sync import (
     push,
     report,
     repository,
+    rootcheck,
     statcache,
     upload,
     workspace,
@@ -326,6 +327,18 @@ def _accept_any_index() -> None:
     index_connection.IndexConnection._check_mark = lambda self, **how: None  # type: ignore[method-assign]
 
 
+def _accept_any_root() -> None:
+    rootcheck._is_another = lambda worktree, index: False
+
+
+def _take_a_part_for_the_whole() -> None:
+    rootcheck._iter_missed = lambda worktree, index: iter(())
+
+
+def _note_what_another_root_lacks() -> None:
+    vars(statcache)["check_still_same_root"] = lambda ws: None
+
+
 def _forget_the_old_token_too_soon() -> None:
     def announce(self: Any, present: Any) -> str:
         return real(self, ())
@@ -514,6 +527,24 @@ MUTATIONS = (
         "P11",
         _accept_any_index,
         (f"{_MARK}::test_an_index_from_before_a_drop_deletes_nothing",),
+    ),
+    Mutation(
+        "any-root",
+        "P11",
+        _accept_any_root,
+        (f"{_MARK}::test_another_root_deletes_and_overwrites_nothing",),
+    ),
+    Mutation(
+        "part-for-the-whole",
+        "P11",
+        _take_a_part_for_the_whole,
+        (f"{_MARK}::test_a_copied_index_beside_a_part_of_the_tree_is_refused",),
+    ),
+    Mutation(
+        "exchanged-root",
+        "P12",
+        _note_what_another_root_lacks,
+        (f"{_MARK}::test_a_root_that_is_exchanged_while_it_is_looked_at_deletes_nothing",),
     ),
     Mutation(
         "mark-before-commit",

@@ -6,12 +6,14 @@ import shutil
 import sqlite3
 from datetime import timedelta
 from pathlib import Path as FsPath
+from typing import Any
 
 import pytest
 
 from manifest_sync.errors import Damaged, ManifestSyncError
 from manifest_sync.index.index import Index
 from manifest_sync.index.mark import IndexMark
+from manifest_sync.worktree import Worktree
 from tests.machines import Machine
 
 REFUSED = "not the one that was used here last"
@@ -150,6 +152,231 @@ def test_a_mark_that_cannot_be_written_stops_the_run_and_not_the_next(
     assert caught.value.hint
     blocked.rmdir()
     assert gpu.push().new == 1
+
+
+# --- which folder it is of
+
+ELSEWHERE = "is not the folder that this machine synced"
+READING = (("status",), ("status", "--offline"), ("diff",), ("owners",), ("verify", "--local"))
+WRITING = (
+    *((way, f"--{mode}") for way in ("push", "pull") for mode in ("new", "copy", "full")),
+    ("sync",),
+    ("drop", "exp/1"),
+    ("restore", "exp/1"),
+    ("undo",),
+    ("track", "exp"),
+    ("trash", "empty"),
+)
+
+
+def old(number: int) -> dict[str, bytes]:
+    """What the first so many files hold."""
+    return {f"exp/{n}": f"old {n}".encode() for n in range(number)}
+
+
+def refused(machine: Machine, command: tuple[str, ...], also: str = "") -> None:
+    """The command does nothing, and says why."""
+    before = machine.tree(), index_of(machine).read_bytes()
+    done = machine.command(*command)
+    assert done.returncode == 7, done
+    for text in (ELSEWHERE, "manifest-sync rebuild-index", str(machine.root), also):
+        assert text in done.stderr
+    assert before == (machine.tree(), index_of(machine).read_bytes())
+
+
+def renamed(machine: Machine, name: str) -> None:
+    """The configuration says that the root is another folder."""
+    config = machine.folder / "manifest-sync.toml"
+    config.write_text(config.read_text().replace(f'root = "{machine.root.name}"', f'root = "{name}"'))
+    machine.root = machine.folder / name
+
+
+def test_another_root_deletes_and_overwrites_nothing(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    first = gpu.root
+    renamed(gpu, "other")
+    gpu.write("exp/1", "another file")
+    gpu.write("exp/new", "new")
+    for command in (*READING, *WRITING):
+        refused(gpu, command, "exp/0")
+    assert ELSEWHERE in gpu.command("doctor").stdout
+    assert gpu.command("doctor").returncode == 7
+    assert fresh(gpu) == old(5)
+    renamed(gpu, "experiments")
+    assert gpu.root == first
+    assert not gpu.status().has_drift, "nothing was forgotten either"
+    renamed(gpu, "other")
+    assert gpu.command("rebuild-index").returncode == 0
+    report = gpu.push("full")
+    assert (report.new, report.deleted, report.conflicts) == (1, 0, [b"exp/1"])
+    assert fresh(gpu, "later") == {**old(5), "exp/new": b"new"}
+    gpu.pull()
+    assert not gpu.push("full").deleted
+
+
+@pytest.mark.parametrize("command", [("push", "--full"), ("push", "--copy"), ("status",)])
+def test_a_root_that_leads_to_another_folder_is_noticed(
+    pair: tuple[Machine, Machine], tmp_path: FsPath, command: tuple[str, ...]
+) -> None:
+    gpu, _ = pair
+    gpu.root.rename(tmp_path / "disk1")
+    gpu.root.symlink_to(tmp_path / "disk1")
+    assert not gpu.status().has_drift, "the folder is the same"
+    gpu.root.unlink()
+    (tmp_path / "disk2").mkdir()
+    gpu.root.symlink_to(tmp_path / "disk2")
+    refused(gpu, command)
+    gpu.write("exp/1", "another file")
+    refused(gpu, command)
+    assert fresh(gpu) == old(5)
+
+
+def copied(machine: Machine, to: FsPath) -> Machine:
+    """The whole folder elsewhere."""
+    shutil.copytree(machine.folder, to, symlinks=True)
+    copy = Machine.__new__(Machine)
+    copy.folder, copy.bucket, copy.env, copy.store = to, machine.bucket, machine.env, None
+    copy.root = to / machine.root.name
+    return copy
+
+
+@pytest.mark.parametrize("harm", ["missing", "size", "time"])
+def test_a_copied_index_beside_a_part_of_the_tree_is_refused(
+    pair: tuple[Machine, Machine], tmp_path: FsPath, harm: str
+) -> None:
+    gpu, _ = pair
+    copy = copied(gpu, tmp_path / "copy")
+    if harm == "missing":
+        (copy.root / "exp/3").unlink()
+    else:
+        copy.write("exp/3", "older" if harm == "size" else "odd 3")
+    for command in (*READING, *WRITING):
+        refused(copy, command, "exp/3")
+    assert fresh(gpu) == old(5)
+    assert copy.command("rebuild-index").returncode == 0
+    assert copy.push("full").deleted == 0
+    assert fresh(gpu, "later") == old(5)
+    assert not gpu.status().has_drift
+
+
+def test_a_copy_that_is_whole_is_the_same_folder_from_then_on(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    gpu, laptop = pair
+    laptop.write("exp/1", "new, by the laptop")
+    laptop.push("copy")
+    copy = copied(gpu, tmp_path / "copy")
+    copy.write("exp/new", "made there")
+    assert not copy.status().conflicts, "the base is as good as before"
+    (copy.root / "exp/3").unlink()
+    report = copy.push("full")
+    assert (report.new, report.deleted, report.left) == (1, 1, {"changed_there": 1})
+
+
+def test_a_root_that_is_made_anew_is_another_folder(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    shutil.rmtree(gpu.root)
+    done = gpu.command("push", "--full")
+    assert (done.returncode, "is missing" in done.stderr) == (1, True)
+    gpu.root.mkdir()
+    refused(gpu, ("push", "--full"))
+    refused(gpu, ("pull", "--full"))
+    gpu.command("rebuild-index")
+    gpu.pull()
+    gpu.push("full")
+    assert fresh(gpu) == old(5)
+
+
+def test_a_root_that_a_pull_makes_is_noted(pair: tuple[Machine, Machine], tmp_path: FsPath) -> None:
+    gpu, _ = pair
+    late = Machine(tmp_path / "late", gpu.bucket)
+    late.root.rmdir()
+    late.pull()
+    kept = late.root.rename(late.folder / "kept")
+    late.root.mkdir()
+    refused(late, ("push", "--full"))
+    late.root.rmdir()
+    kept.rename(late.root)
+    (late.root / "exp/1").unlink()
+    assert late.push("full").deleted == 1
+
+
+def test_a_root_that_vanishes_within_a_run_is_not_noted_anew(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, laptop = pair
+    laptop.write("exp/new", "new")
+    laptop.push()
+    real = Worktree.make_root
+
+    def make_root(worktree: Worktree) -> bool:
+        gpu.root.rename(gpu.folder / "gone")
+        return real(worktree)
+
+    monkeypatch.setattr(Worktree, "make_root", make_root)
+    with pytest.raises(ManifestSyncError, match="another folder was put in the place"):
+        gpu.pull()
+    monkeypatch.undo()
+    refused(gpu, ("push", "--full"), "exp/0")
+
+
+def test_a_root_that_is_exchanged_while_it_is_looked_at_deletes_nothing(
+    pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, _ = pair
+    real = Worktree.scan
+
+    def scan(*given: Any, **named: Any) -> Any:
+        gpu.root.rename(gpu.folder / "gone")
+        gpu.root.mkdir()
+        return real(*given, **named)
+
+    monkeypatch.setattr(Worktree, "scan", scan)
+    with pytest.raises(ManifestSyncError, match="another folder was put in the place"):
+        gpu.push("full", max_delete="100%")
+    monkeypatch.undo()
+    refused(gpu, ("push", "--full", "--max-delete", "100%"), "exp/0")
+    assert fresh(gpu) == old(5)
+
+
+def test_a_root_that_is_renamed_stays_the_same(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    gpu.root.rename(gpu.folder / "results")
+    renamed(gpu, "results")
+    (gpu.root / "exp/1").unlink()
+    assert gpu.push("full").deleted == 1
+
+
+def test_where_inodes_tell_nothing_they_are_not_compared(tmp_path: FsPath) -> None:
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"), defaults="trust_inode = false")
+    gpu.write("exp/1", "one")
+    gpu.write("exp/2", "two")
+    gpu.push()
+    copy = copied(gpu, tmp_path / "copy")
+    (copy.root / "exp/1").unlink()
+    assert copy.push("full").deleted == 1
+
+
+def test_an_index_of_an_older_version_gets_the_note(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    sql(gpu, "DELETE FROM meta WHERE key = 'root'")
+    assert not gpu.status().has_drift
+    gpu.root.rename(gpu.folder / "kept")
+    gpu.root.mkdir()
+    refused(gpu, ("push", "--full"))
+
+
+def test_a_look_beside_a_running_push_notices_it_too(pair: tuple[Machine, Machine]) -> None:
+    gpu, _ = pair
+    with gpu.project().workspace(()):
+        kept = gpu.root.rename(gpu.folder / "kept")
+        gpu.root.mkdir()
+        refused(gpu, ("status",))
+        gpu.root.rmdir()
+        shutil.copytree(kept, gpu.root)
+        before = index_of(gpu).read_bytes()
+        assert gpu.command("status").returncode == 0
+        assert index_of(gpu).read_bytes() == before
 
 
 # --- the mark at every moment

@@ -31,6 +31,7 @@ LAYERS = [  # lowest first; a module may import from its own layer and those bef
     {"snapshots", "recover.lineage", "recover.whole"},
     {"gc.trace", "verify.survey"},
     {"workspace"},
+    {"rootcheck"},
     {"statcache"},
     {"observe", "fetch", "probe", "rights"},
     {"repair.localchunks", "repair.packbuild", "verify.pages", "verify.packs"},

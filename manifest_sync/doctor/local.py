@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from manifest_sync.doctor.findings import Finding, failure, from_error, ok, warning
-from manifest_sync.errors import Contended, ManifestSyncError
+from manifest_sync.errors import Contended, IndexDamaged, ManifestSyncError
 from manifest_sync.gitinfo import tracked_files
 from manifest_sync.index.index import Index
 from manifest_sync.locking import LocalLock
 from manifest_sync.project_folder import ProjectFolder
+from manifest_sync.rootcheck import find_stranger
 from manifest_sync.worktree import Traits, Worktree, probe_filesystem
 
 MIN_FREE_BYTES = 1 << 30
@@ -25,6 +26,8 @@ class Seen:
     repository: str = ""
     snapshot: str = ""
     has_base: bool = False
+    stranger: IndexDamaged | None = None
+    """Why the root cannot be the folder that the index is of."""
 
 
 def check_lock(folder: ProjectFolder) -> list[Finding]:
@@ -56,8 +59,16 @@ def check_index(folder: ProjectFolder) -> tuple[list[Finding], Seen]:
             index.quick_check()
         except ManifestSyncError as error:
             return [from_error("index", error)], Seen()
+        config = folder.config
+        worktree = Worktree(
+            folder.root, folder.state_dir(), symlinks=config.symlinks, trust_inode=config.trust_inode
+        )
+        stack.callback(worktree.close)
         seen = Seen(
-            index.get_meta("repository") or "", index.get_meta("snapshot") or "", has_base=index.has_base()
+            index.get_meta("repository") or "",
+            index.get_meta("snapshot") or "",
+            has_base=index.has_base(),
+            stranger=find_stranger(worktree, index),
         )
     return [ok("index", f"{what} is whole")], seen
 
@@ -65,7 +76,9 @@ def check_index(folder: ProjectFolder) -> tuple[list[Finding], Seen]:
 def check_root(folder: ProjectFolder, seen: Seen) -> list[Finding]:
     """Whether the tree is there, and whether git can be asked what it owns of it."""
     findings = []
-    if os.path.isdir(folder.root):
+    if seen.stranger is not None:
+        findings.append(from_error("root", seen.stranger))
+    elif os.path.isdir(folder.root):
         findings.append(ok("root", f"{folder.root} is there"))
     elif seen.has_base:
         findings.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -56,7 +57,7 @@ class Worktree:
     ) -> None:
         self.root = root
         self.trust_ctime = trust_ctime
-        self._trust_inode = trust_inode
+        self.trust_inode = trust_inode
         self._state_dir = state_dir
         self._symlinks = symlinks
         self._follow = symlinks == "follow"
@@ -69,14 +70,24 @@ class Worktree:
         """Whether the root is there and is a folder."""
         return os.path.isdir(self.root)
 
-    def make_root(self) -> None:
-        """Make the root if it is missing.
+    def inode(self) -> int | None:
+        """The inode number of the root, or of the folder that it is a symlink to; None when it is missing."""
+        try:
+            found = os.stat(self.root)
+        except OSError:
+            return None
+        return found.st_ino if stat.S_ISDIR(found.st_mode) else None
+
+    def make_root(self) -> bool:
+        """Make the root if it is missing; returns whether it was.
 
         Raises:
             ManifestSyncError: it cannot be made.
         """
         try:
+            was_missing = not self.exists()
             os.makedirs(self.root, exist_ok=True)
+            return was_missing
         except OSError as error:
             raise disk_failure(os.fsencode(self.root), error) from error
 
@@ -171,7 +182,7 @@ class Worktree:
             skippable,
             symlinks=self._symlinks,
             trust_ctime=self.trust_ctime,
-            trust_inode=self._trust_inode,
+            trust_inode=self.trust_inode,
         ).run()
 
     def lstat(self, path: Path) -> Stat | None:
