@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from manifest_sync.errors import Damaged, ManifestSyncError
+from manifest_sync.errors import Damaged, IndexDamaged, ManifestSyncError
 from manifest_sync.index.index import Index
 from manifest_sync.index.mark import IndexMark
 from manifest_sync.worktree import Worktree
@@ -197,6 +197,8 @@ def test_another_root_deletes_and_overwrites_nothing(pair: tuple[Machine, Machin
     renamed(gpu, "other")
     gpu.write("exp/1", "another file")
     gpu.write("exp/new", "new")
+    with pytest.raises(IndexDamaged, match=ELSEWHERE):
+        gpu.push("full", max_delete="100%")
     for command in (*READING, *WRITING):
         refused(gpu, command, "exp/0")
     assert ELSEWHERE in gpu.command("doctor").stdout
@@ -250,7 +252,9 @@ def test_a_copied_index_beside_a_part_of_the_tree_is_refused(
         (copy.root / "exp/3").unlink()
     else:
         copy.write("exp/3", "older" if harm == "size" else "odd 3")
-    for command in (*READING, *WRITING):
+    with pytest.raises(IndexDamaged, match=ELSEWHERE):
+        copy.push("full")
+    for command in (("push", "--copy"), ("pull", "--full"), ("status",)):
         refused(copy, command, "exp/3")
     assert fresh(gpu) == old(5)
     assert copy.command("rebuild-index").returncode == 0
