@@ -258,6 +258,11 @@ def test_a_copied_index_beside_a_part_of_the_tree_is_refused(
         refused(copy, command, "exp/3")
     assert fresh(gpu) == old(5)
     assert copy.command("rebuild-index").returncode == 0
+    kept = copy.root.rename(copy.folder / "kept")
+    copy.root.mkdir()
+    refused(copy, ("push", "--full"))  # the new index knows its folder as well
+    copy.root.rmdir()
+    kept.rename(copy.root)
     assert copy.push("full").deleted == 0
     assert fresh(gpu, "later") == old(5)
     assert not gpu.status().has_drift
@@ -279,7 +284,8 @@ def test_a_copy_that_is_whole_is_the_same_folder_from_then_on(
 
 def test_a_root_that_is_made_anew_is_another_folder(pair: tuple[Machine, Machine]) -> None:
     gpu, _ = pair
-    shutil.rmtree(gpu.root)
+    # Not removed: the filesystem could give its number to the new one.
+    gpu.root.rename(gpu.folder / "kept")
     done = gpu.command("push", "--full")
     assert (done.returncode, "is missing" in done.stderr) == (1, True)
     gpu.root.mkdir()
@@ -351,13 +357,15 @@ def test_a_root_that_is_renamed_stays_the_same(pair: tuple[Machine, Machine]) ->
     assert gpu.push("full").deleted == 1
 
 
-def test_where_inodes_tell_nothing_they_are_not_compared(tmp_path: FsPath) -> None:
-    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"), defaults="trust_inode = false")
-    gpu.write("exp/1", "one")
-    gpu.write("exp/2", "two")
-    gpu.push()
+def test_where_inodes_tell_nothing_they_are_not_compared(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    gpu, _ = pair
     copy = copied(gpu, tmp_path / "copy")
     (copy.root / "exp/1").unlink()
+    refused(copy, ("push", "--full"))
+    config = copy.folder / "manifest-sync.toml"
+    config.write_text(config.read_text().replace("[defaults]", "[defaults]\ntrust_inode = false"))
     assert copy.push("full").deleted == 1
 
 
