@@ -103,6 +103,9 @@ def _plan(ws: Workspace, header: RunHeader) -> _Plan:
         if is_outdated and step.base != row.remote:
             # Agreed on with a head that was lost: it must not make what comes back look like the bucket's.
             step = structs.replace(step, base=None)
+        if row.remote is None:
+            # What the bucket has no more is not dropped, but gone on both sides.
+            step = structs.replace(step, was_dropped=False)
         back = Step(step.path, row.local, row.base, step.before, step.base)
         if row.local == step.before:
             if row.base != step.base:

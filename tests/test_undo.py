@@ -301,3 +301,16 @@ def test_what_was_dropped_before_is_dropped_again_and_not_deleted(
     assert gpu.push("full").deleted == 0
     assert gpu.project().restore(("exp",)).new == 1
     assert gpu.read("exp/a") == "one"
+
+
+def test_what_was_dropped_and_is_gone_from_the_bucket_since_is_not_dropped_again(tmp_path: FsPath) -> None:
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    gpu.write("exp/a", "one")
+    gpu.write("keep", "two")
+    gpu.push()
+    gpu.project().drop(("exp",))
+    gpu.project().restore(("exp",))
+    (gpu.root / "exp/a").unlink()
+    assert gpu.push("full").deleted == 1
+    gpu.project().undo()
+    assert (gpu.pull().left, gpu.status().dropped, gpu.status().cases) == ({}, [], {})
