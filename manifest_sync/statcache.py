@@ -105,8 +105,11 @@ def scan(
         lambda folder: not checksum and folder not in unclean,
     )
     with ws.index.transaction():
+        listed: set[Path] = set()
         for listing in listings:
             ws.progress.advance("scan", files=listing.n_files, bytes_=listing.n_bytes)
+            if scope.only:
+                _distrust_above(ws, listing.folder, listed)
             if listing.unseen:
                 observed.unseen.append(listing.folder)
                 observed.skipped[listing.folder] = listing.unseen
@@ -139,6 +142,15 @@ def _look_at_scope(ws: Workspace, scope: Scope, observed: Observed) -> None:
             if found is None and not observed.is_hidden(here):
                 ws.index.forget_local([here])
             break
+
+
+def _distrust_above(ws: Workspace, folder: Path, listed: set[Path]) -> None:
+    """A folder that only a part of the tree has shown may be all that tells the folders above from how they
+    were last compared: if it goes again, they must not look as if nothing had happened."""
+    if folder and ws.index.folder(folder) is None and Path(folder.rpartition(b"/")[0]) not in listed:
+        for above in (Path(b""), *folders_above(folder)):
+            ws.index.distrust_folder(above)
+    listed.add(folder)
 
 
 def folders_above(path: Path) -> list[Path]:

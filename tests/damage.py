@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path as FsPath
@@ -20,7 +19,7 @@ from manifest_sync.pages import is_boundary, parse_page
 from manifest_sync.repository import Commit, Head, Repository
 from manifest_sync.stores.base import Store
 from manifest_sync.stores.directory import DirectoryStore
-from tests.machines import Machine
+from tests.machines import Machine, copy_machines
 
 HARMS = ("missing", "truncated", "flipped", "other")
 SHELVES = ("snapshots/", "pages/", "packs/", "history/", "gc/", "manifest.json")
@@ -171,7 +170,7 @@ class Bucket:
 
 def clone(machine: Machine, folder: FsPath, bucket: FsPath) -> Machine:
     """A copy of a machine, with its index, that works with the bucket at ``bucket``."""
-    shutil.copytree(machine.folder, folder)
+    copy_machines(machine.folder, folder)
     copy = Machine.__new__(Machine)
     copy.__dict__.update(machine.__dict__)
     copy.folder, copy.bucket, copy.root = folder, str(bucket), folder / "experiments"

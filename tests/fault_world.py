@@ -21,7 +21,7 @@ from manifest_sync.stores.s3 import S3Store
 from tests.bucket_check import Found, examine, head_files
 from tests.bucket_check import folder as bucket_folder
 from tests.fault_proxy import FaultProxy
-from tests.machines import Machine
+from tests.machines import Machine, copy_machines
 from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 Files = dict[str, bytes]
@@ -99,7 +99,7 @@ class World:
         for key in (set(scene.objects) - there) | {"manifest.json"}:
             self.direct.put(key, scene.objects[key])
         shutil.rmtree(self.folder)
-        shutil.copytree(scene.folders, self.folder, symlinks=True)
+        copy_machines(scene.folders, self.folder)
 
     def run(self, name: str, command: Callable[[Project], int], store: Store) -> Outcome:
         """Run a command of a machine; any error that is not meant for a user fails the test."""
@@ -162,7 +162,7 @@ class Place:
         """The same again; what was there before is removed."""
         if where.exists():
             shutil.rmtree(where)
-        shutil.copytree(self.folder, where, symlinks=True)
+        copy_machines(self.folder, where)
         return Place(where)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,6 +27,18 @@ loras = ["**/lora/"]
 [defaults]
 {defaults}
 """
+
+
+def copy_machines(source: FsPath, target: FsPath) -> None:
+    """The same folder or folders again, which stand for those they are copied from, in the eyes of their
+    indexes as well: what was deleted there before the copy was deleted here."""
+    shutil.copytree(source, target, symlinks=True)
+    for index in target.glob("**/.manifest-sync/index.sqlite"):
+        root = index.parent.parent / "experiments"
+        connection = sqlite3.connect(index)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'root'", (str(root.stat().st_ino),))
+        connection.commit()
+        connection.close()
 
 
 class Machine:

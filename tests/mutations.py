@@ -332,7 +332,7 @@ def _accept_any_root() -> None:
 
 
 def _take_a_part_for_the_whole() -> None:
-    rootcheck._iter_missed = lambda worktree, index: iter(())
+    rootcheck._survey = lambda worktree, index: rootcheck._Survey()
 
 
 def _note_what_another_root_lacks() -> None:
@@ -538,7 +538,7 @@ MUTATIONS = (
         "part-for-the-whole",
         "P11",
         _take_a_part_for_the_whole,
-        (f"{_MARK}::test_a_copied_index_beside_a_part_of_the_tree_is_refused",),
+        (f"{_MARK}::test_what_a_copied_folder_lacks_is_not_deleted",),
     ),
     Mutation(
         "exchanged-root",

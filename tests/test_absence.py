@@ -219,3 +219,13 @@ def test_a_file_in_the_place_of_a_folder_leaves_nothing_below_it(tmp_path: Path)
     report = laptop.pull("full", exclude=("d/",), resolve="remote")
     assert (report.exit_code, report.conflicts, report.changed) == (0, [], 1)
     assert laptop.read("d") == "three"
+
+
+def test_a_folder_that_only_a_part_had_shown_is_missed_when_it_goes(tmp_path: Path) -> None:
+    """Without it the folders above look as they did when they were last compared."""
+    gpu = Machine(tmp_path / "gpu", str(tmp_path / "bucket"))
+    gpu.status()
+    gpu.write("a/x/b", "three")
+    assert gpu.status(only=("a/x",)).cases == {"new_here": [b"a/x/b"]}
+    shutil.rmtree(gpu.root / "a")
+    assert gpu.status().cases == {}

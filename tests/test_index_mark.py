@@ -242,20 +242,40 @@ def copied(machine: Machine, to: FsPath) -> Machine:
     return copy
 
 
-@pytest.mark.parametrize("harm", ["missing", "size", "time"])
-def test_a_copied_index_beside_a_part_of_the_tree_is_refused(
+@pytest.mark.parametrize("harm", ["missing", "older"])
+def test_what_a_copied_folder_lacks_is_not_deleted(
     pair: tuple[Machine, Machine], tmp_path: FsPath, harm: str
 ) -> None:
+    """A part of the tree was copied, or an older backup of it was restored, and all of .manifest-sync."""
     gpu, _ = pair
     copy = copied(gpu, tmp_path / "copy")
     if harm == "missing":
         (copy.root / "exp/3").unlink()
     else:
-        copy.write("exp/3", "older" if harm == "size" else "odd 3")
+        copy.write("exp/3", "older", mtime_ns=10**17)
+    copy.write("exp/4", "edited there")
+    done = copy.command("push", "--full")
+    assert done.returncode == (0 if harm == "missing" else 6), done.stderr
+    assert "exp/3 for one" in done.stderr
+    assert fresh(gpu) == {**old(5), "exp/4": b"edited there"}
+    case = "new_there" if harm == "missing" else "edit_edit"
+    assert copy.status().cases == {case: [b"exp/3"]}
+    # From then on it is a folder like any other.
+    (copy.root / "exp/1").unlink()
+    assert copy.push("full").deleted == 1
+
+
+def test_a_copied_index_beside_a_small_part_of_the_tree_is_refused(
+    pair: tuple[Machine, Machine], tmp_path: FsPath
+) -> None:
+    gpu, _ = pair
+    copy = copied(gpu, tmp_path / "copy")
+    for number in (0, 2, 3):
+        (copy.root / f"exp/{number}").unlink()
     with pytest.raises(IndexDamaged, match=ELSEWHERE):
         copy.push("full")
     for command in (("push", "--copy"), ("pull", "--full"), ("status",)):
-        refused(copy, command, "exp/3")
+        refused(copy, command, "exp/0")
     assert fresh(gpu) == old(5)
     assert copy.command("rebuild-index").returncode == 0
     kept = copy.root.rename(copy.folder / "kept")
@@ -265,7 +285,7 @@ def test_a_copied_index_beside_a_part_of_the_tree_is_refused(
     kept.rename(copy.root)
     assert copy.push("full").deleted == 0
     assert fresh(gpu, "later") == old(5)
-    assert not gpu.status().has_drift
+    assert copy.status().cases == {"new_there": [b"exp/0", b"exp/2", b"exp/3"]}
 
 
 def test_a_copy_that_is_whole_is_the_same_folder_from_then_on(
@@ -362,11 +382,12 @@ def test_where_inodes_tell_nothing_they_are_not_compared(
 ) -> None:
     gpu, _ = pair
     copy = copied(gpu, tmp_path / "copy")
-    (copy.root / "exp/1").unlink()
+    for number in (1, 2, 3):
+        (copy.root / f"exp/{number}").unlink()
     refused(copy, ("push", "--full"))
     config = copy.folder / "manifest-sync.toml"
     config.write_text(config.read_text().replace("[defaults]", "[defaults]\ntrust_inode = false"))
-    assert copy.push("full").deleted == 1
+    assert copy.push("full").deleted == 3
 
 
 def test_an_index_of_an_older_version_gets_the_note(pair: tuple[Machine, Machine]) -> None:
