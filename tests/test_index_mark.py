@@ -254,9 +254,10 @@ def test_what_a_copied_folder_lacks_is_not_deleted(
     else:
         copy.write("exp/3", "older", mtime_ns=10**17)
     copy.write("exp/4", "edited there")
-    done = copy.command("push", "--full")
-    assert done.returncode == (0 if harm == "missing" else 6), done.stderr
-    assert "exp/3 for one" in done.stderr
+    told = copied(copy, tmp_path / "again").command("push", "--dry-run").stderr
+    assert "1 of its files are missing or older, exp/3 for one" in told
+    report = copy.push("full")
+    assert (report.exit_code, report.deleted) == (0 if harm == "missing" else 6, 0)
     assert fresh(gpu) == {**old(5), "exp/4": b"edited there"}
     case = "new_there" if harm == "missing" else "edit_edit"
     assert copy.status().cases == {case: [b"exp/3"]}
