@@ -362,14 +362,18 @@ class Fleet:
 
     def _edited(self, asked: Asked, before: Tree, after: File, path: str, memory: Memory) -> Iterator[World]:
         """Where a file was changed after the plan had been made, the change stands; a push sent what was
-        there before, what is there now, or passed it over."""
+        there before, what is there now, or passed it over, and a pull left it or had just deleted it."""
         done = predict(asked, before, memory, self.bucket)
         base = agreed(asked, before, memory, self.bucket).base
         for file in {*above(path)} & done.tree.files.keys():
             # What was to take the place of the folder that this file is in: it stands in its way.
             done.tree.remove(file)
             done.memory.set(file, base.get(file))
+        is_taken = path not in done.tree.files
         done.tree.put(path, after)
+        if asked.command == "pull" and is_taken:
+            # Written where the run had already taken away what was there: another file.
+            yield World(replace(done, memory=done.memory.copy()), None)
         if asked.command == "push":
             yield World(done, None)
             if done.bucket.get(path) is before.files[path]:
