@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -203,12 +202,7 @@ class Landing:
             (step.path, stat, step.after, 0 if step.after == UNREAD else 2, step.base_after)
             for step, stat in taken
         )
-        # What came into being just now may be all that tells a folder above from how it was last compared: if
-        # it goes again, that folder must not look as if nothing had happened.
-        one_each = {path.rpartition(b"/")[0]: path for path in (steps[number].path for number, _ in done)}
-        above = chain.from_iterable(map(statcache.folders_above, one_each.values()))
-        for folder in {Path(b""), *above}:
-            self.ws.index.distrust_folder(folder)
+        statcache.distrust_above(self.ws, (steps[number].path for number, _ in done))
 
     def set_base(self, changes: Sequence[tuple[Row, State | None]]) -> None:
         """Change the base alone; the files stay as they are."""

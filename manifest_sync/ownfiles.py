@@ -1,8 +1,9 @@
-"""The program's own small text files: the configuration that `init` writes, the machine's id."""
+"""The program's own small text files, such as the configuration that `init` writes; and syncing a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 
@@ -35,3 +36,13 @@ def write_whole(path: str, content: str | bytes, *, private: bool = False) -> No
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise OSError(error.errno, error.strerror, path) from error
+
+
+def sync_folder(descriptor: int) -> None:
+    """Sync what was made, renamed or removed in an open folder. Raises ``OSError``."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems cannot sync a folder; the files in it are synced already.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.index.index import Row
@@ -109,7 +111,7 @@ def scan(
         for listing in listings:
             ws.progress.advance("scan", files=listing.n_files, bytes_=listing.n_bytes)
             if scope.only:
-                _distrust_above(ws, listing.folder, listed)
+                _distrust_above_new(ws, listing.folder, listed)
             if listing.unseen:
                 observed.unseen.append(listing.folder)
                 observed.skipped[listing.folder] = listing.unseen
@@ -144,12 +146,21 @@ def _look_at_scope(ws: Workspace, scope: Scope, observed: Observed) -> None:
             break
 
 
-def _distrust_above(ws: Workspace, folder: Path, listed: set[Path]) -> None:
-    """A folder that only a part of the tree has shown may be all that tells the folders above from how they
-    were last compared: if it goes again, they must not look as if nothing had happened."""
+def distrust_above(ws: Workspace, paths: Iterable[Path]) -> None:
+    """Let the next scan compare the folders above, file by file.
+
+    What came into being beside their listings may be all that tells them from how they were last compared: if
+    it goes again, they must not look as if nothing had happened.
+    """
+    one_each = {path.rpartition(b"/")[0]: path for path in paths}
+    for folder in {Path(b""), *chain.from_iterable(map(folders_above, one_each.values()))}:
+        ws.index.distrust_folder(folder)
+
+
+def _distrust_above_new(ws: Workspace, folder: Path, listed: set[Path]) -> None:
+    """The same for a folder that only a part of the tree has shown, and no listing above it knows."""
     if folder and ws.index.folder(folder) is None and Path(folder.rpartition(b"/")[0]) not in listed:
-        for above in (Path(b""), *folders_above(folder)):
-            ws.index.distrust_folder(above)
+        distrust_above(ws, (folder,))
     listed.add(folder)
 
 
@@ -209,11 +220,10 @@ def _apply(
     ws.index.put_local(updates)
     ws.index.put_landed(compared)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
-    files = dict(listing.files)
     for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
         gone = Path(prefix + name)
         # Where a file stands now nothing can be below, whether or not the scope would have looked there.
-        if scope.enters(gone) or name in files:
+        if scope.enters(gone) or any(name == file for file, _ in listing.files):
             _forget_folder(ws, gone, observed)
         is_compared = is_compared and scope.enters(gone) and not observed.is_hidden(gone)
     # Without its digest the folder is not skipped next time: then its files are as they are noted, but what

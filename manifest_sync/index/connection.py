@@ -5,7 +5,6 @@ Rollback journal, no WAL (it does not work on network filesystems), one writer u
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import tempfile
@@ -19,6 +18,7 @@ from urllib.parse import quote
 from manifest_sync.errors import Contended, IndexDamaged, ManifestSyncError
 from manifest_sync.index.errors import CHECK_DISK, REBUILD, cannot_use, translate
 from manifest_sync.index.mark import IndexMark
+from manifest_sync.ownfiles import sync_folder
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = int.from_bytes(b"msyn", "big")
@@ -234,12 +234,11 @@ class IndexConnection:
         try:
             folder = os.open(os.path.dirname(os.path.abspath(self._path)), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.fsync(folder)
+                sync_folder(folder)
             finally:
                 os.close(folder)
         except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a network mount that cannot sync a folder
-                raise cannot_use(self._path, error) from error
+            raise cannot_use(self._path, error) from error
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from manifest_sync.canonical import hash_bytes
 from manifest_sync.errors import AccessDenied, FormatError, ManifestSyncError, StoreUnavailable, UsageError
+from manifest_sync.ownfiles import sync_folder
 from manifest_sync.stores.base import (
     Listed,
     NotFound,
@@ -323,11 +324,7 @@ def _sync(descriptor: int) -> None:
 def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network filesystems cannot sync a folder; the file itself is synced already.
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
+        sync_folder(descriptor)
     finally:
         os.close(descriptor)
 

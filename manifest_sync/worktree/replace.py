@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from manifest_sync.errors import ManifestSyncError
 from manifest_sync.model import STATE_FOLDER, Path, Stat
+from manifest_sync.ownfiles import sync_folder
 from manifest_sync.pathrules import check_path
 from manifest_sync.worktree.folders import OPEN_FOLDER, Folders, split
 from manifest_sync.worktree.outcomes import Outcome, TargetBlocked, TargetChanged, disk_failure, reason_of
@@ -192,7 +193,7 @@ class Replacer:
             _unlink_quietly(copied, staging)
         try:
             # The path may lie on another filesystem, which could reach the disk before this one.
-            _sync_folder(trash)
+            sync_folder(trash)
             self._check(parent, name, path, expected)
         except BaseException:
             _unlink_quietly(kept, trash)
@@ -302,15 +303,6 @@ def _copy(name: bytes, source_dir: int, target: bytes, target_dir: int) -> None:
                 os.fchmod(copy, found.st_mode & 0o777)
                 os.fsync(copy)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target_dir, follow_symlinks=False)
-
-
-def _sync_folder(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network filesystems cannot sync a folder; the file itself is synced already.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
 
 
 def _unlink_quietly(name: bytes, folder: int) -> None:
