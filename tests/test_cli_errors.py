@@ -394,10 +394,11 @@ def test_without_a_command_json_is_an_error(run: Run, words: tuple[str, ...]) ->
 
 
 def test_a_command_called_from_a_program_leaves_its_collector_alone() -> None:
-    before = gc.get_threshold()
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.set_threshold(777)
     try:
         assert main(["--version"], standalone_mode=False) == 0
         assert gc.get_threshold()[0] == 777
+        assert gc.get_freeze_count() == frozen
     finally:
         gc.set_threshold(*before)

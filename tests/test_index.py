@@ -236,6 +236,19 @@ def test_drift_can_be_settled_while_it_is_read(index: Index) -> None:
     assert index.drift(ALL) == []
 
 
+@pytest.mark.parametrize("there", [None, SPECIAL])
+def test_what_was_dropped_is_not_counted_as_in_sync(index: Index, there: State | None) -> None:
+    paths = [Path(b"%d" % n) for n in range(5)]
+    index.put_local((path, STAT, A, 1) for path in paths)
+    index.set_base((path, A) for path in paths)
+    index.reflect_page("page", [(path, A) for path in paths])
+    index.put_local([(path, STAT if there else None, there, 1) for path in paths[1:3]])
+    assert index.count_in_sync(ALL) == 3
+    index.drop(paths[1:3])
+    assert index.count_in_sync(ALL) == 3
+    assert index.count_in_sync([(b"1", b"2"), (b"3", b"4")]) == 1
+
+
 # --- folders, meta, stat
 
 

@@ -24,7 +24,8 @@ Among = Literal["all", "here", "there", "unread"]
 be read because the base or the bucket has something at the path."""
 
 _COLUMNS = "path, size, mtime_ns, ctime_ns, inode, mode, clean, local, base, remote"
-_DIFFERS = "(local IS NOT base OR base IS NOT remote) AND dropped = 0 AND path >= ? AND path < ?"
+_WITHIN = "path >= ? AND path < ?"
+_DIFFERS = f"(local IS NOT base OR base IS NOT remote) AND dropped = 0 AND {_WITHIN}"
 _DRIFT = f"paths INDEXED BY drift WHERE {_DIFFERS}"
 _AMONG: dict[Among, str] = {
     "all": "",
@@ -35,7 +36,7 @@ _AMONG: dict[Among, str] = {
 _COUNTS = "(local IS NOT x'6f' OR base IS NOT NULL OR remote IS NOT NULL)"
 # What is dropped is so until a file is there again: a fifo, or a symlink to a copy elsewhere, is none.
 _NOT_HERE = "(local IS NULL OR local = x'6f')"
-_DROPPED = f"paths INDEXED BY dropped WHERE dropped = 1 AND path >= ? AND path < ? AND {_NOT_HERE}"
+_DROPPED = f"paths INDEXED BY dropped WHERE dropped = 1 AND {_WITHIN} AND {_NOT_HERE}"
 _PUT_LOCAL = (
     "INSERT INTO paths (path, size, mtime_ns, ctime_ns, inode, mode, clean, local)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
@@ -280,9 +281,12 @@ class Index(PageTables, AdoptedTable):
             start = self._beyond(rows[-1].path, start)
 
     def count_in_sync(self, ranges: Ranges) -> int:
-        """Number of paths that are the same here, in the base and in the bucket."""
-        sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND local = base AND base = remote"
-        return sum(self._value(sql, bounds) for bounds in ranges)
+        """Number of paths in sync: all less the few that are not, as looking into each row takes longer."""
+        sql = (
+            f"SELECT (SELECT count(*) FROM paths WHERE {_WITHIN}) - (SELECT count(*) FROM {_DRIFT})"  # noqa: S608
+            f" - (SELECT count(*) FROM paths INDEXED BY dropped WHERE dropped = 1 AND {_WITHIN})"
+        )
+        return sum(self._value(sql, 3 * bounds) for bounds in ranges)
 
     def count_local(self, ranges: Ranges) -> int:
         """Number of files here."""
