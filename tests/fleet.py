@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import combinations
 from pathlib import Path as FsPath
 from typing import Any, Literal
 
@@ -42,6 +44,7 @@ from tests.oracle import (
     Tree,
     above,
     agreed,
+    in_scope,
     looked_at,
     predict,
     predict_drop,
@@ -262,10 +265,10 @@ class Fleet:
         before = side.tree.copy()
         told = self._execute(side, asked)
         worlds = [
-            World(predict(asked, side.tree, memory, self.bucket, is_blind=is_blind))
+            World(predict(asked, side.tree, memory, self.bucket, unseen=unseen))
             for known in side.memories
             for memory in looked_at(asked, side.tree, known, self.bucket)
-            for is_blind in ([False, True] if asked.exclude else [False])
+            for unseen in _unseen(asked, side.tree, self.bucket)
         ]
         self._settle(side, before, worlds, told, f"machine {n}: {asked}")
         if told.exit_code != 8:
@@ -283,18 +286,22 @@ class Fleet:
         worlds: list[World] = []
         for known in side.memories:
             for memory in looked_at(asked, side.tree, known, self.bucket):
-                worlds += self._interrupted(asked, side.tree, memory, told)
+                for unseen in _unseen(asked, side.tree, self.bucket):
+                    worlds += self._interrupted(asked, side.tree, memory, told, unseen)
             if told.report is None:
                 worlds.append(World(Outcome(side.tree.copy(), known, dict(self.bucket)), told.exit_code))
         self._settle(side, before, worlds, told, f"machine {n}: {asked} with {fault}")
         side.seen = None
         return fault.fired
 
-    def _interrupted(self, asked: Asked, tree: Tree, memory: Memory, told: Told) -> Iterator[World]:
+    def _interrupted(
+        self, asked: Asked, tree: Tree, memory: Memory, told: Told, unseen: frozenset[str]
+    ) -> Iterator[World]:
         """Where a run can have been stopped: nothing done; the base brought up to date; a pull's deletions
         done, and also what it brings but for the second versions of conflicts; all done but what is recorded
         last; all done."""
-        done = predict(asked, tree, memory, self.bucket)
+        foresee = partial(predict, asked, tree, memory, self.bucket, unseen=unseen)
+        done = foresee()
         if told.report is not None or told.exit_code == done.exit_code:
             yield World(done)
             return
@@ -306,8 +313,8 @@ class Fleet:
             return
         if asked.command == "pull":
             for steps in ("X", "XD"):
-                yield World(predict(asked, tree, memory, self.bucket, steps=steps), told.exit_code)
-        yield World(predict(asked, tree, memory, self.bucket, steps="XUDB"), told.exit_code)
+                yield World(foresee(steps=steps), told.exit_code)
+        yield World(foresee(steps="XUDB"), told.exit_code)
 
     def run_meddled(self, n: int, asked: Asked, at: int, meddle: Callable[[], None]) -> bool:
         """A command, with ``meddle`` called right before its store call number ``at``; whether it was.
@@ -336,9 +343,10 @@ class Fleet:
         worlds: list[World] = []
         for known in side.memories:
             for memory in looked_at(asked, side.tree, known, bucket):
-                worlds += self._meddled(asked, before, side.tree, memory, bucket)
-                for path in edited:
-                    worlds += self._edited(asked, before, side.tree.files[path], path, memory)
+                for unseen in _unseen(asked, side.tree, {**bucket, **self.bucket}):
+                    worlds += self._meddled(asked, before, side.tree, memory, bucket, unseen)
+                    for path in edited:
+                        worlds += self._edited(asked, before, side.tree.files[path], path, memory, unseen)
         if asked.command == "pull" and published:
             for one in worlds:
                 one.outcome.memory.runs.append(None)
@@ -348,22 +356,24 @@ class Fleet:
         return bool(published) and not published[0]
 
     def _meddled(
-        self, asked: Asked, before: Tree, tree: Tree, memory: Memory, bucket: Bucket
+        self, asked: Asked, before: Tree, tree: Tree, memory: Memory, bucket: Bucket, unseen: frozenset[str]
     ) -> Iterator[World]:
         """A run that saw the bucket as it was before, or as it is now, or first the one, then the other."""
         for at_first in (memory, agreed(asked, before, memory, bucket)):
             for later in looked_at(asked, tree, at_first, self.bucket):
-                yield World(predict(asked, tree, later, self.bucket))
-        stale = predict(asked, tree, memory, bucket)
+                yield World(predict(asked, tree, later, self.bucket, unseen=unseen))
+        stale = predict(asked, tree, memory, bucket, unseen=unseen)
         if not stale.publishes or self.bucket == bucket:
             if not stale.publishes:
                 stale.bucket = dict(self.bucket)
             yield World(stale)
 
-    def _edited(self, asked: Asked, before: Tree, after: File, path: str, memory: Memory) -> Iterator[World]:
+    def _edited(
+        self, asked: Asked, before: Tree, after: File, path: str, memory: Memory, unseen: frozenset[str]
+    ) -> Iterator[World]:
         """Where a file was changed after the plan had been made, the change stands; a push sent what was
         there before, what is there now, or passed it over, and a pull left it or had just deleted it."""
-        done = predict(asked, before, memory, self.bucket)
+        done = predict(asked, before, memory, self.bucket, unseen=unseen)
         base = agreed(asked, before, memory, self.bucket).base
         for file in {*above(path)} & done.tree.files.keys():
             # What was to take the place of the folder that this file is in: it stands in its way.
@@ -766,6 +776,17 @@ def _distinct(memories: Iterable[Memory]) -> list[Memory]:
         if memory not in found:
             found.append(memory)
     return found
+
+
+def _unseen(asked: Asked, tree: Tree, bucket: Bucket) -> list[frozenset[str]]:
+    """What may never have been looked at of what ``--exclude`` leaves out, for a folder that it leaves out is
+    not entered: each selection of the files that come in the way of something in the bucket."""
+    if not asked.exclude:
+        return [frozenset()]
+    hidden = {p for p in (*tree.files, *tree.special) if not in_scope(p, asked)}
+    tops = {folder for path in bucket for folder in above(path)}
+    ways = sorted(p for p in hidden if p in tops or not bucket.keys().isdisjoint(above(p)))
+    return [frozenset(some) for n in range(len(ways) + 1) for some in combinations(ways, n)]
 
 
 def _keys(place: FsPath) -> list[str]:

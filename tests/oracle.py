@@ -7,7 +7,7 @@ bucket a dictionary from path to `File`; `predict` says what a push or a pull ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -410,7 +410,7 @@ def predict(
     hidden: tuple[str, ...] = (),
     steps: str = ALL_STEPS,
     *,
-    is_blind: bool = False,
+    unseen: Collection[str] = (),
 ) -> Outcome:
     """What a push, pull or status does.
 
@@ -419,8 +419,7 @@ def predict(
         hidden: folders that cannot be seen into now (a symlink stands in their place): what is in them is
             in no case.
         steps: the letters of the table that are carried out; fewer for a command that is killed.
-        is_blind: nothing is known of the files here that ``--exclude`` leaves out: they have not been looked
-            at since the index was lost.
+        unseen: files here that ``--exclude`` leaves out and that have never been looked at.
     """
     nowhere = _nowhere(asked, tree, memory, bucket) if asked.command != "status" else set[str]()
     memory = memory.copy() if asked.dry_run else agreed(asked, tree, memory, bucket, hidden)
@@ -439,7 +438,7 @@ def predict(
 
     verdicts = {row.path: verdict(asked, row.path, row.local, row.base, row.bucket) for row in rows}
     writes = asked.command == "push"
-    here = {p for p in local_states(tree, memory.base, bucket) if not is_blind or in_scope(p, asked)}
+    here = local_states(tree, memory.base, bucket).keys() - set(unseen)
     present = (set(bucket) if writes else here) - set(verdicts)
     present |= {
         row.path
