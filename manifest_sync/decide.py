@@ -141,9 +141,12 @@ class Decision:
             yield row, structs.replace(entry, path=path)
 
     def _is_taken(self, path: Path, state: State) -> bool:
-        """Whether something else is there; the very copy may be, from a run that was killed."""
+        """Whether something else is there, here or in the bucket; a killed run may have left the very copy."""
+        row = self.ws.index.row(path)
         if self.ws.worktree.lstat(path) is None:
-            return self.ws.index.row(path) is not None
+            return row is not None
+        if row is not None and row.remote not in (None, state):
+            return True
         return statcache.read_state(self.ws, path) != state
 
     def actions(self) -> list[Action]:

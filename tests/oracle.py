@@ -565,7 +565,7 @@ def _carry_out_pull(outcome: Outcome, rows: list[_Row], letters: dict[str, str])
                 outcome.barred.add(row.path)
     for row in rows:
         if letters[row.path] == "B":
-            copy = _copy_name(row.path, outcome.bucket[row.path], outcome, may_be_there=True)
+            copy = _copy_name(row.path, outcome.bucket[row.path], outcome)
             if copy in tree.files or _bring(outcome, copy, outcome.bucket[row.path], moved):
                 outcome.memory.set(row.path, row.bucket)
             else:
@@ -588,26 +588,25 @@ def _bring(outcome: Outcome, path: str, file: File, moved: list[str]) -> bool:
     return False
 
 
-def _copy_name(path: str, file: File, outcome: Outcome, *, may_be_there: bool = False) -> str:
-    """Where the bucket's version of a conflict is kept: ``name.conflict-<host>-<time>.ext``.
-
-    Args:
-        may_be_there: the same content under such a name, which an earlier run kept, is that copy.
-    """
+def _copy_name(path: str, file: File, outcome: Outcome) -> str:
+    """Where the bucket's version of a conflict is kept: ``name.conflict-<host>-<time>.ext``. The same content
+    under such a name, which an earlier run kept, is that copy, unless the bucket has something else there."""
     folder, slash, name = path.rpartition("/")
     stem, dot, extension = name.rpartition(".")
     if not stem:
         stem, dot, extension = name, "", ""
     host, time = file.writer
     mark = f".conflict-{host}-{time.replace('-', '').replace(':', '')}"
+    tree, bucket = outcome.tree, outcome.bucket
     for number in range(100):
         candidate = f"{folder}{slash}{stem}{mark}{f'-{number}' if number else ''}{dot}{extension}"
-        if may_be_there and candidate in outcome.tree.files:
-            if outcome.tree.files[candidate].state == file.state:
+        if candidate in tree.files:
+            held = [tree.files[candidate], *([bucket[candidate]] if candidate in bucket else [])]
+            if all(one.state == file.state for one in held):
                 return candidate
             continue
-        known = (outcome.tree.files, outcome.tree.special, outcome.tree.folders, outcome.bucket)
-        if not any(candidate in place for place in (*known, outcome.memory.base)):
+        known = (tree.special, tree.folders, bucket, outcome.memory.base)
+        if not any(candidate in place for place in known):
             return candidate
     raise AssertionError("a hundred conflicts of one version")
 

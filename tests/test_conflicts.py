@@ -89,6 +89,35 @@ def test_push_keeps_both_versions_in_the_bucket(pair: tuple[Machine, Machine]) -
     assert not laptop.status().has_drift
 
 
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_a_copy_that_is_there_is_kept_once_unless_the_bucket_has_another(
+    tmp_path: FsPath, is_edited: bool
+) -> None:
+    gpu, laptop, desk = (
+        Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop", "desk")
+    )
+    gpu.write("a", "base")
+    gpu.push()
+    for machine, content in ((laptop, "mine"), (desk, "the desk's")):
+        machine.pull()
+        machine.write("a", content)
+    gpu.write("a", "theirs")
+    gpu.push("copy")
+    laptop.pull("new", resolve="both")
+    (copy,) = copies(laptop)
+    laptop.push("new")
+    desk.pull("new")
+    if is_edited:
+        gpu.pull("new")
+        gpu.write(copy, "edited")
+        gpu.push("copy")
+    assert desk.push("new", resolve="both").exit_code == 0
+    gpu.pull("copy")
+    assert gpu.read("a") == "the desk's"
+    expected = ["edited", "theirs"] if is_edited else ["theirs"]
+    assert [gpu.read(path) for path in sorted(copies(gpu), key=len)] == expected
+
+
 def test_an_undo_takes_the_copies_back(pair: tuple[Machine, Machine]) -> None:
     _, laptop = pair
     before, cases = laptop.tree(), laptop.status().cases
