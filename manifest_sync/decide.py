@@ -141,7 +141,7 @@ class Decision:
             yield row, structs.replace(entry, path=path)
 
     def _is_taken(self, path: Path, state: State) -> bool:
-        """Whether something else is there, here or in the bucket; a killed run may have left the very copy."""
+        """Whether something else is there, here or in the bucket; a killed run may have left this copy."""
         row = self.ws.index.row(path)
         if self.ws.worktree.lstat(path) is None:
             return row is not None
