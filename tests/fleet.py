@@ -375,9 +375,11 @@ class Fleet:
         there before, what is there now, or passed it over, and a pull left it or had just deleted it."""
         done = predict(asked, before, memory, self.bucket, unseen=unseen)
         base = agreed(asked, before, memory, self.bucket).base
-        for file in {*above(path)} & done.tree.files.keys():
-            # What was to take the place of the folder that this file is in: it stands in its way.
-            done.tree.remove(file)
+        below = {file for file in done.tree.files if file.startswith(path + "/")}
+        for file in ({*above(path)} & done.tree.files.keys()) | below:
+            # What was to take the place of the folder that this file is in, or to come into a folder in its
+            # place: it stands in its way.
+            done.tree.remove(file, prune=file in below)
             done.memory.set(file, base.get(file))
         is_taken = path not in done.tree.files
         done.tree.put(path, after)
