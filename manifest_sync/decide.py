@@ -136,12 +136,15 @@ class Decision:
         its new path."""
         for row, entry in self.entries(head, Verb.KEEP_BOTH):
             writer = entry.writer
-            taken = partial(self._is_taken, state=entry.state)
+            taken = partial(self._is_taken, state=entry.state, head=head)
             path = conflict_path(row.path, writer.host, writer.time, taken)
             yield row, structs.replace(entry, path=path)
 
-    def _is_taken(self, path: Path, state: State) -> bool:
+    def _is_taken(self, path: Path, state: State, head: Head) -> bool:
         """Whether something else is there, here or in the bucket; a killed run may have left this copy."""
+        if self.options.scope.only:
+            # A copy may lie beside what was asked for, where the bucket has not been looked at.
+            observe.reflect(self.ws, head, Scope((path,)))
         row = self.ws.index.row(path)
         if self.ws.worktree.lstat(path) is None:
             return row is not None

@@ -8,6 +8,7 @@ from pathlib import Path as FsPath
 import pytest
 
 from manifest_sync.model import Path
+from manifest_sync.pagecut import is_boundary
 from manifest_sync.plan import conflict_path
 from tests.machines import Machine
 
@@ -116,6 +117,30 @@ def test_a_copy_that_is_there_is_kept_once_unless_the_bucket_has_another(
     assert gpu.read("a") == "the desk's"
     expected = ["edited", "theirs"] if is_edited else ["theirs"]
     assert [gpu.read(path) for path in sorted(copies(gpu), key=len)] == expected
+
+
+@pytest.mark.usefixtures("short_pages")
+def test_a_push_of_a_part_sees_a_copy_in_a_page_that_it_need_not_look_at(tmp_path: FsPath) -> None:
+    name = next(name for name in map(str, range(100_000)) if is_boundary(name.encode(), 1))
+    gpu, laptop, desk = (
+        Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop", "desk")
+    )
+    gpu.write(name, "base")
+    gpu.push()
+    laptop.pull()
+    laptop.write(name, "mine")
+    gpu.write(name, "theirs")
+    gpu.push("copy")
+    laptop.pull("new", resolve="both")
+    laptop.push("new")
+    gpu.pull("new")
+    (copy,) = copies(gpu)
+    gpu.write(copy, "edited")
+    gpu.push("copy")
+    desk.write(name, "the desk's")
+    assert desk.push("new", resolve="both", only=[name]).exit_code == 0
+    gpu.pull("copy")
+    assert sorted(gpu.read(path) for path in gpu.tree()) == ["edited", "the desk's", "theirs"]
 
 
 def test_an_undo_takes_the_copies_back(pair: tuple[Machine, Machine]) -> None:
