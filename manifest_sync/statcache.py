@@ -220,10 +220,12 @@ def _apply(
     ws.index.put_local(updates)
     ws.index.put_landed(compared)
     ws.index.forget_local([row.path for row in rows.values() if row.local is not None])
-    for name in ws.index.child_folders(listing.folder) - set(listing.all_folders):
+    missing = ws.index.child_folders(listing.folder) - set(listing.all_folders)
+    files = dict(listing.files) if missing else {}
+    for name in missing:
         gone = Path(prefix + name)
         # Where a file stands now nothing can be below, whether or not the scope would have looked there.
-        if scope.enters(gone) or any(name == file for file, _ in listing.files):
+        if scope.enters(gone) or name in files:
             _forget_folder(ws, gone, observed)
         is_compared = is_compared and scope.enters(gone) and not observed.is_hidden(gone)
     # Without its digest the folder is not skipped next time: then its files are as they are noted, but what
