@@ -242,6 +242,9 @@ def test_what_was_dropped_is_not_counted_as_in_sync(index: Index, there: State |
     index.put_local((path, STAT, A, 1) for path in paths)
     index.set_base((path, A) for path in paths)
     index.reflect_page("page", [(path, A) for path in paths])
+    index.drop(paths[:1])
+    assert index.count_in_sync(ALL) == 5, "it is still here"
+    index.undrop(paths[:1])
     index.put_local([(path, STAT if there else None, there, 1) for path in paths[1:3]])
     assert index.count_in_sync(ALL) == 3
     index.drop(paths[1:3])

@@ -175,7 +175,7 @@ class Index(PageTables, AdoptedTable):
         each is a folder."""
         base = folder + b"/" if folder else b""
         low, high = base + prefix, base + prefix + b"\xff" * (MAX_COMPONENT + 1)
-        sql = "SELECT path FROM paths WHERE path >= ? AND path < ? ORDER BY path LIMIT 1"
+        sql = f"SELECT path FROM paths WHERE {_WITHIN} ORDER BY path LIMIT 1"  # noqa: S608
         while (path := self._value(sql, (low, high))) is not None:
             name, slash, _ = path[len(base) :].partition(b"/")
             yield name, bool(slash)
@@ -231,7 +231,7 @@ class Index(PageTables, AdoptedTable):
         low = b""
         with self._atomic():
             for high, following in [*ranges, (b"\xff" * (MAX_PATH + 1), b"")]:
-                self._forget_base_where("base IS NOT NULL AND path >= ? AND path < ?", (low, high))
+                self._forget_base_where(f"base IS NOT NULL AND {_WITHIN}", (low, high))
                 low = following
 
     def _forget_base_where(self, condition: str, values: tuple[bytes, ...] = ()) -> None:
@@ -282,34 +282,29 @@ class Index(PageTables, AdoptedTable):
 
     def count_in_sync(self, ranges: Ranges) -> int:
         """Number of paths in sync: all less the few that are not, as looking into each row takes longer."""
-        sql = (
-            f"SELECT (SELECT count(*) FROM paths WHERE {_WITHIN}) - (SELECT count(*) FROM {_DRIFT})"  # noqa: S608
-            f" - (SELECT count(*) FROM paths INDEXED BY dropped WHERE dropped = 1 AND {_WITHIN})"
-        )
-        return sum(self._value(sql, 3 * bounds) for bounds in ranges)
+        sql = f"SELECT (SELECT count(*) FROM paths WHERE {_WITHIN}) - (SELECT count(*) FROM {_DRIFT})"  # noqa: S608
+        return sum(self._value(sql, 2 * bounds) - self.count_dropped([bounds]) for bounds in ranges)
 
     def count_local(self, ranges: Ranges) -> int:
         """Number of files here."""
-        sql = f"SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND local IS NOT NULL AND {_COUNTS}"  # noqa: S608
+        sql = f"SELECT count(*) FROM paths WHERE {_WITHIN} AND local IS NOT NULL AND {_COUNTS}"  # noqa: S608
         return sum(self._value(sql, bounds) for bounds in ranges)
 
     def count_remote(self, ranges: Ranges) -> int:
         """Number of paths in the bucket, as far as its pages are reflected."""
-        sql = "SELECT count(*) FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL"
+        sql = f"SELECT count(*) FROM paths WHERE {_WITHIN} AND remote IS NOT NULL"  # noqa: S608
         return sum(self._value(sql, bounds) for bounds in ranges)
 
     def iter_rows(self, ranges: Ranges) -> Iterator[Row]:
         """All rows, in path order, in batches: rows already seen may be changed."""
-        sql = f"SELECT {_COLUMNS} FROM paths WHERE path >= ? AND path < ? AND {_COUNTS} ORDER BY path LIMIT ?"  # noqa: S608
+        sql = f"SELECT {_COLUMNS} FROM paths WHERE {_WITHIN} AND {_COUNTS} ORDER BY path LIMIT ?"  # noqa: S608
         for low, high in ranges:
             for rows in self._batches(sql, low, high, size=_BATCH):
                 yield from map(self._row, rows)
 
     def iter_remote(self, ranges: Ranges) -> Iterator[Path]:
         """The paths that the bucket holds, in path order."""
-        sql = (
-            "SELECT path FROM paths WHERE path >= ? AND path < ? AND remote IS NOT NULL ORDER BY path LIMIT ?"
-        )
+        sql = f"SELECT path FROM paths WHERE {_WITHIN} AND remote IS NOT NULL ORDER BY path LIMIT ?"  # noqa: S608
         for low, high in ranges:
             for rows in self._batches(sql, low, high, size=_BATCH):
                 yield from (path for (path,) in rows)
@@ -374,7 +369,7 @@ class Index(PageTables, AdoptedTable):
 
     def has_rows(self, ranges: Ranges) -> bool:
         """Whether any path is known there, on whichever side."""
-        sql = f"SELECT 1 FROM paths WHERE path >= ? AND path < ? AND {_COUNTS} LIMIT 1"  # noqa: S608
+        sql = f"SELECT 1 FROM paths WHERE {_WITHIN} AND {_COUNTS} LIMIT 1"  # noqa: S608
         return any(self._first(sql, bounds) is not None for bounds in ranges)
 
     def has_base(self) -> bool:
@@ -385,7 +380,7 @@ class Index(PageTables, AdoptedTable):
 def _below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
     """Condition and parameters for every path below a folder; ``0`` is the byte after ``/``."""
     if folder:
-        return "path >= ? AND path < ?", (folder + b"/", folder + b"0")
+        return _WITHIN, (folder + b"/", folder + b"0")
     return "path >= ?", (b"",)
 
 
