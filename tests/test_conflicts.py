@@ -90,26 +90,39 @@ def test_push_keeps_both_versions_in_the_bucket(pair: tuple[Machine, Machine]) -
     assert not laptop.status().has_drift
 
 
-@pytest.mark.parametrize("is_edited", [False, True])
-def test_a_copy_that_is_there_is_kept_once_unless_the_bucket_has_another(
-    tmp_path: FsPath, is_edited: bool
-) -> None:
-    gpu, laptop, desk = (
-        Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop", "desk")
-    )
-    gpu.write("a", "base")
+@pytest.fixture
+def trio(tmp_path: FsPath) -> tuple[Machine, Machine, Machine]:
+    bucket = str(tmp_path / "bucket")
+    gpu, laptop, desk = (Machine(tmp_path / name, bucket) for name in ("gpu", "laptop", "desk"))
+    return gpu, laptop, desk
+
+
+def keep_a_copy(name: str, gpu: Machine, laptop: Machine, *others: Machine) -> str:
+    """The laptop keeps the gpu's version of a file beside its own, and pushes this copy. The others have the
+    file as it was before."""
+    gpu.write(name, "base")
     gpu.push()
-    for machine, content in ((laptop, "mine"), (desk, "the desk's")):
+    for machine in (laptop, *others):
         machine.pull()
-        machine.write("a", content)
-    gpu.write("a", "theirs")
+    laptop.write(name, "mine")
+    gpu.write(name, "theirs")
     gpu.push("copy")
     laptop.pull("new", resolve="both")
-    (copy,) = copies(laptop)
     laptop.push("new")
+    gpu.pull("new")
+    (copy,) = copies(gpu)
+    return copy
+
+
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_a_copy_that_is_there_is_kept_once_unless_the_bucket_has_another(
+    trio: tuple[Machine, Machine, Machine], is_edited: bool
+) -> None:
+    gpu, laptop, desk = trio
+    copy = keep_a_copy("a", gpu, laptop, desk)
+    desk.write("a", "the desk's")
     desk.pull("new")
     if is_edited:
-        gpu.pull("new")
         gpu.write(copy, "edited")
         gpu.push("copy")
     assert desk.push("new", resolve="both").exit_code == 0
@@ -120,21 +133,12 @@ def test_a_copy_that_is_there_is_kept_once_unless_the_bucket_has_another(
 
 
 @pytest.mark.usefixtures("short_pages")
-def test_a_push_of_a_part_sees_a_copy_in_a_page_that_it_need_not_look_at(tmp_path: FsPath) -> None:
+def test_a_push_of_a_part_sees_a_copy_in_a_page_that_it_need_not_look_at(
+    trio: tuple[Machine, Machine, Machine],
+) -> None:
+    gpu, laptop, desk = trio
     name = next(name for name in map(str, range(100_000)) if is_boundary(name.encode(), 1))
-    gpu, laptop, desk = (
-        Machine(tmp_path / name, str(tmp_path / "bucket")) for name in ("gpu", "laptop", "desk")
-    )
-    gpu.write(name, "base")
-    gpu.push()
-    laptop.pull()
-    laptop.write(name, "mine")
-    gpu.write(name, "theirs")
-    gpu.push("copy")
-    laptop.pull("new", resolve="both")
-    laptop.push("new")
-    gpu.pull("new")
-    (copy,) = copies(gpu)
+    copy = keep_a_copy(name, gpu, laptop)
     gpu.write(copy, "edited")
     gpu.push("copy")
     desk.write(name, "the desk's")
